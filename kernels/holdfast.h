@@ -1,0 +1,85 @@
+/* holdfast.h: the specification of the native engine.
+ *
+ * A plain C ABI. Nothing here knows Python, torch or OpenMP's headers. The caller owns every buffer.
+ * All arrays are float32 and row-major; where strides are given they count floats, and the innermost axis is adjacent.
+ *
+ * Letters, as in Hochreiter & Schmidhuber 1997 and Gers et al. 2000 (forget gate), gate order as in torch.nn.LSTM:
+ *
+ *     i = sigmoid(Wi x + Ri h' + bi)        h', c'  state one step before
+ *     f = sigmoid(Wf x + Rf h' + bf)        W  [4*units, features]  "input" weights,     rows i f g o
+ *     g =    tanh(Wg x + Rg h' + bg)        R  [4*units, units]     "recurrent" weights, rows i f g o
+ *     o = sigmoid(Wo x + Ro h' + bo)        b  [4*units]            one bias (torch's two, summed by the caller)
+ *     c = f * c' + i * g
+ *     h = o * tanh(c)
+ *
+ * Ragged batches: row r has lengths[r] steps, 0 <= lengths[r] <= steps, in any order. Past a row's length y is zero,
+ * x is never read and dy is ignored; h_last and c_last are the state after the row's own last step (h0, c0 for a row of
+ * length 0). With reverse != 0 row r runs from step lengths[r]-1 down to 0.
+ *
+ * Promises: the same bits for the same input whatever `threads` is, and whatever other rows stand in the batch;
+ * a NaN or Inf stays in its row (weight gradients excepted, which sum over rows).
+ */
+#ifndef HOLDFAST_H
+#define HOLDFAST_H
+
+#include <stdint.h>
+
+#define HOLDFAST_ABI 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct holdfast_lstm {      /* one layer, one direction */
+    int64_t steps, rows, features, units;
+    int64_t threads;                /* at most; fewer are used where the work is small */
+    int64_t reverse;
+    const float *x;                 /* [steps, rows, features] */
+    int64_t x_step, x_row;
+    const float *w_input;           /* [4*units, features] */
+    const float *w_recurrent;       /* [4*units, units] */
+    const float *bias;              /* [4*units], or NULL for zero */
+    const float *h0, *c0;           /* [rows, units], or NULL for zero */
+    const int64_t *lengths;         /* [rows], or NULL: every row has `steps` */
+    float *y;                       /* [steps, rows, units] */
+    int64_t y_step, y_row;
+    float *h_last, *c_last;         /* [rows, units] */
+    float *kept;                    /* holdfast_kept_floats(...) floats for the backward pass, or NULL in inference */
+    void *scratch;                  /* holdfast_scratch_bytes(...), 64-byte aligned */
+} holdfast_lstm;
+
+typedef struct holdfast_lstm_gradients {
+    const float *dy;                /* [steps, rows, units], or NULL for zero */
+    int64_t dy_step, dy_row;
+    const float *dh_last, *dc_last; /* [rows, units], or NULL for zero */
+    float *dx;                      /* [steps, rows, features], or NULL: not wanted */
+    int64_t dx_step, dx_row;
+    float *dw_input;                /* [4*units, features]; each of the following may be NULL: not wanted */
+    float *dw_recurrent;            /* [4*units, units] */
+    float *dbias;                   /* [4*units] */
+    float *dh0, *dc0;               /* [rows, units] */
+} holdfast_lstm_gradients;
+
+int64_t holdfast_abi(void);
+
+/* Sizes of the buffers the caller hands in; they depend on the instruction set in use. */
+int64_t holdfast_kept_floats(const holdfast_lstm *);
+int64_t holdfast_scratch_bytes(const holdfast_lstm *, int64_t backward);
+
+/* 0 = done; otherwise an error, in words by holdfast_error(code). */
+int64_t holdfast_lstm_forward(const holdfast_lstm *);
+int64_t holdfast_lstm_backward(const holdfast_lstm *, const holdfast_lstm_gradients *);
+const char *holdfast_error(int64_t code);
+
+/* Instruction sets: "generic", "avx2", "avx512". The best the CPU has is chosen at load; HOLDFAST_ISA overrides it. */
+const char *holdfast_isa(void);
+int64_t holdfast_use_isa(const char *name);      /* non-zero: this CPU or this build does not have it */
+int64_t holdfast_has_isa(const char *name);
+
+/* Borrow the OpenMP team already in the process: the address of its GOMP_parallel, or NULL for one thread. */
+void holdfast_borrow_team(void *gomp_parallel);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

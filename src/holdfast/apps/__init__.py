@@ -1,0 +1,31 @@
+"""Floor 4: the applications, one file each. None imports another.
+
+The table below is the only list of them. It is text, so that the command line can answer --help without importing
+torch; a model file's application is looked up here and nowhere else.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..training.model import Model
+
+# task -> (module, class, summary)
+APPLICATIONS: dict[str, tuple[str, str, str]] = {
+    "forecast": ("forecast", "Forecaster", "series in, quantiles of their future out"),
+    "activity": ("activity", "ActivityRecognizer", "accelerometer and gyroscope in, what the person does out"),
+}
+
+
+def application(task: str) -> Any:
+    """The application class of a task. Raises KeyError for a word that is not a task."""
+    module, name, _ = APPLICATIONS[task]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+
+
+def load(path: str | Path) -> "Model[Any, Any, Any, Any, Any]":
+    """Open a model file. Raises ModelFileError where it cannot be used."""
+    from ..training import model
+
+    return model.load(path, application)

@@ -1,0 +1,5 @@
+"""The LSTM layer."""
+
+from torch.nn import LSTM
+
+__all__ = ["LSTM"]

@@ -1,0 +1,91 @@
+"""Tables: CSV, Parquet and JSON files and anybody's data frames -> polars, and rows -> files."""
+
+import csv
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import narwhals as nw
+import polars as pl
+
+from .errors import DataError, SettingError
+
+MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-", "?"]  # how people write "no value"
+KINDS = ("csv", "json", "jsonl", "parquet")
+
+
+def read_table(source: Any) -> pl.DataFrame:
+    """A path (.csv .tsv .jsonl .parquet, also .gz and .xz) or a pandas, polars or arrow frame -> a polars frame.
+
+    The delimiter of a CSV is found by looking at its first line. Raises DataError naming the file.
+    """
+    if isinstance(source, (str, Path)):
+        return read_file(Path(source))
+    try:
+        frame = nw.from_native(source)
+    except TypeError:
+        raise DataError(
+            f"a {type(source).__name__} is not a table", hint="hand in a path, or a pandas, polars or arrow data frame"
+        ) from None
+    frame = frame.collect() if isinstance(frame, nw.LazyFrame) else frame
+    return pl.from_arrow(frame.to_arrow())  # pyright: ignore[reportReturnType]  a table always gives a frame
+
+
+def read_file(path: Path) -> pl.DataFrame:
+    """A table from a file, by its ending."""
+    if not path.is_file():
+        raise DataError(f"{path} is not a file", hint="check the path" if not path.exists() else "name a file in it")
+    raw = path.read_bytes()
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    try:
+        if suffixes and suffixes[-1] in (".gz", ".xz"):
+            raw = gzip.decompress(raw) if suffixes.pop() == ".gz" else lzma.decompress(raw)
+        kind = suffixes[-1] if suffixes else ".csv"
+        if kind == ".parquet":
+            return pl.read_parquet(io.BytesIO(raw))
+        if kind in (".jsonl", ".ndjson"):
+            return pl.read_ndjson(io.BytesIO(raw), infer_schema_length=None)
+        if kind == ".json":
+            return pl.DataFrame(json.loads(raw), infer_schema_length=None)
+        return read_csv(raw)
+    except (pl.exceptions.PolarsError, ValueError, EOFError, OSError, lzma.LZMAError) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}") from None
+
+
+def read_csv(raw: bytes) -> pl.DataFrame:
+    """A CSV with a header line, whatever its delimiter."""
+    head = raw[:65536].decode("utf-8", errors="replace").splitlines()
+    if not head:
+        raise ValueError("it is empty")
+    delimiter = max(",;\t|", key=head[0].count)
+    return pl.read_csv(
+        raw, separator=delimiter, null_values=MISSING, infer_schema_length=None, try_parse_dates=True, encoding="utf8"
+    )
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], target: Path | TextIO, kind: str = "csv") -> None:
+    """Rows of one table to a file or an open text stream, as CSV, a JSON list, JSON lines or Parquet."""
+    if kind not in KINDS:
+        raise SettingError(f"tables are not written as {kind!r}", hint=f"known: {', '.join(KINDS)}")
+    if isinstance(target, Path):
+        if kind == "parquet":
+            pl.DataFrame(rows, infer_schema_length=None).write_parquet(target)
+            return
+        with target.open("w", newline="", encoding="utf-8") as file:
+            write_rows(rows, file, kind)
+        return
+    if kind == "parquet":
+        raise SettingError("Parquet goes to a file, not to a pipe", hint="name one with -o FILE.parquet")
+    if kind == "csv":
+        if rows:
+            table = csv.DictWriter(target, fieldnames=list(rows[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+    elif kind == "jsonl":
+        target.writelines(json.dumps(dict(row), default=str) + "\n" for row in rows)
+    else:
+        target.write(json.dumps([dict(row) for row in rows], default=str, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""Floor 3: from examples to a model."""

@@ -1,0 +1,77 @@
+"""What the loop does to weights: the optimiser, the learning rate, the moving average."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .application import Recipe
+
+
+def optimiser(net: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019); decay on matrices only: biases and gains are not meant to shrink."""
+    matrices = [p for p in net.parameters() if p.requires_grad and p.dim() > 1]
+    vectors = [p for p in net.parameters() if p.requires_grad and p.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """The rate at a share 0...1 of training.
+
+    one-cycle: half a cosine up from a 25th over the warm-up, half a cosine down to nearly nothing (Smith 2018).
+    cosine: down from the peak, no warm-up (Loshchilov & Hutter 2017).
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    peak = recipe.learning_rate
+    match recipe.schedule:
+        case "constant":
+            return peak
+        case "cosine":
+            return peak * falling(progress)
+        case "one-cycle":
+            if progress < recipe.warmup:
+                return peak * (1 - 0.96 * falling(progress / recipe.warmup))
+            rest = 1 - recipe.warmup
+            return peak * max(falling((progress - recipe.warmup) / rest) if rest else 0.0, 1e-4)
+
+
+def falling(share: float) -> float:
+    """Half a cosine from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * share))
+
+
+def clip(net: nn.Module, largest: float) -> float:
+    """Scale the gradients so that their norm is at most ``largest`` (0: leave them); the norm before is returned."""
+    limit = largest if largest > 0 else math.inf
+    return float(nn.utils.clip_grad_norm_(net.parameters(), limit))
+
+
+class Average:
+    """An exponential moving average of the weights: often better than the last ones, and never noisy.
+
+    The decay warms up, so that the random weights of the start do not linger.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, step: int) -> None:
+        """Take in the weights after optimiser step number ``step`` (from 1)."""
+        keep = min(self.decay, (1 + step) / (10 + step))
+        for name, tensor in net.state_dict().items():
+            mean = self.tensors[name]
+            if mean.is_floating_point():
+                mean.lerp_(tensor, 1 - keep)
+            else:
+                mean.copy_(tensor)
+
+
+def snapshot(net: nn.Module) -> dict[str, Tensor]:
+    """A copy of all weights and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
