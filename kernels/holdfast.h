@@ -60,6 +60,10 @@ typedef struct holdfast_lstm_gradients {
     float *dh0, *dc0;               /* [rows, units] */
 } holdfast_lstm_gradients;
 
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)  /* everything else in the library is hidden */
+#endif
+
 int64_t holdfast_abi(void);
 
 /* Sizes of the buffers the caller hands in; they depend on the instruction set in use. */
@@ -76,8 +80,13 @@ const char *holdfast_isa(void);
 int64_t holdfast_use_isa(const char *name);      /* non-zero: this CPU or this build does not have it */
 int64_t holdfast_has_isa(const char *name);
 
-/* Borrow the OpenMP team already in the process: the address of its GOMP_parallel, or NULL for one thread. */
-void holdfast_borrow_team(void *gomp_parallel);
+/* Borrow the OpenMP team already in the process: the addresses of these three functions of its runtime, or NULL for one
+ * thread. The last two are asked inside a region, because a team may be smaller than the number of threads wanted. */
+void holdfast_borrow_team(void *gomp_parallel, void *omp_get_thread_num, void *omp_get_num_threads);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 
 #ifdef __cplusplus
 }

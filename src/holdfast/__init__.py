@@ -32,7 +32,7 @@ _HOMES = {
     "ActivityRecognizer": "apps.activity",
     "load": "apps",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  the table above is the list
 
 if TYPE_CHECKING:
     from .apps import load as load

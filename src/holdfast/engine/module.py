@@ -1,5 +1,131 @@
-"""The LSTM layer."""
+"""LSTM: torch.nn.LSTM, faster. Everything it takes and returns, and its state_dict, are torch's.
 
-from torch.nn import LSTM
+It is a subclass on purpose: code that asks ``isinstance(module, nn.LSTM)``, initialises or quantises by class, or
+unpickles, must not be able to tell. Only the computation differs (docs/decisions/0002-drop-in-by-subclass.md).
+"""
 
-__all__ = ["LSTM"]
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from . import backend
+from .functional import lstm
+from .reference import State, Weights
+
+
+@final
+class LSTM(nn.LSTM):
+    """A drop-in for torch.nn.LSTM: the same constructor, arguments, results, errors, parameters and state_dict.
+
+    See torch.nn.LSTM for the arguments. The result's state is a State, a named tuple (h, c). Where the native kernels
+    cannot take a call (another device or dtype, a projection, autocast) torch's own operator does, and
+    holdfast.backend_report() says so.
+    """
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  torch types it by overloads for TorchScript
+        self, input: Any, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Any, State]:
+        """Run the stack.
+
+        Args:
+            input: [time, batch, input_size]; [batch, time, input_size] with batch_first; [time, input_size] for one
+                sequence; or a PackedSequence.
+            hx: (h0, c0), each [layers * directions, batch, hidden_size or proj_size]; zeros where it is None.
+
+        Returns:
+            The output of the last layer in the form of the input, and the State after each row's last step.
+        """
+        if not self.native_can(input):
+            y, (h, c) = super().forward(input, hx)
+            return y, State(h, c)
+        if isinstance(input, PackedSequence):
+            return self.forward_packed(input, hx)
+        if input.dim() not in (2, 3):
+            raise ValueError(f"LSTM: the input must be 2-D (one sequence) or 3-D (a batch), not {input.dim()}-D")
+        return self.forward_batch(input, hx) if input.dim() == 3 else self.forward_single(input, hx)
+
+    def native_can(self, input: Any) -> bool:
+        """Whether the stack runs layer by layer through the front door; torch's whole-stack operator runs it else."""
+        x = input.data if isinstance(input, PackedSequence) else input
+        if not isinstance(x, Tensor) or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        if backend.transforms() is not None:
+            return not isinstance(input, PackedSequence)
+        choice = backend.stack_choice(x, Weights(*self.layer_parameters(0)[:2]), self.proj_size)
+        return choice.backend == "native"
+
+    def forward_single(self, x: Tensor, hx: tuple[Tensor, Tensor] | None) -> tuple[Tensor, State]:
+        """One sequence [time, input_size], without a batch axis."""
+        axis = 0 if self.batch_first else 1
+        if hx is not None:
+            if hx[0].dim() != 2 or hx[1].dim() != 2:
+                raise RuntimeError(
+                    f"For unbatched 2-D input, hx should also be 2-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+                )
+            hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        y, (h, c) = self.forward_batch(x.unsqueeze(axis), hx)
+        return y.squeeze(axis), State(h.squeeze(1), c.squeeze(1))
+
+    def forward_batch(self, x: Tensor, hx: tuple[Tensor, Tensor] | None) -> tuple[Tensor, State]:
+        """A batch of sequences of one length."""
+        if hx is not None and (hx[0].dim() != 3 or hx[1].dim() != 3):
+            raise RuntimeError(
+                f"For batched 3-D input, hx should also be 3-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+            )
+        if hx is not None:
+            self.check_forward_args(x, hx, None)
+        else:
+            self.check_input(x, None)
+        x = x.transpose(0, 1) if self.batch_first else x
+        if x.shape[0] == 0:
+            raise RuntimeError("LSTM: expected sequence length to be larger than 0")
+        y, state = self.run_stack(x, hx, None)
+        return (y.transpose(0, 1) if self.batch_first else y), state
+
+    def forward_packed(self, packed: PackedSequence, hx: tuple[Tensor, Tensor] | None) -> tuple[PackedSequence, State]:
+        """Ragged rows as torch packs them. They go through the kernels as they are long, padded in memory only."""
+        data, batch_sizes, order, back = packed
+        if hx is not None:
+            hx = self.permute_hidden(hx, order)
+            self.check_forward_args(data, hx, batch_sizes)
+        else:
+            self.check_input(data, batch_sizes)
+        batch = int(batch_sizes[0])
+        lengths = (batch_sizes.unsqueeze(1) > torch.arange(batch)).sum(0)  # [batch], longest first
+        x, _ = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0.0, len(batch_sizes))  # pyright: ignore
+        y, state = self.run_stack(x, hx, lengths)
+        flat, _ = torch._VF._pack_padded_sequence(y, lengths, False)  # pyright: ignore
+        return PackedSequence(flat, batch_sizes, order, back), State(*self.permute_hidden(state, back))
+
+    def run_stack(
+        self, x: Tensor, hx: tuple[Tensor, Tensor] | None, lengths: Tensor | None
+    ) -> tuple[Tensor, State]:  # x [time, batch, features]
+        """All layers and directions, dropout between the layers."""
+        directions = 2 if self.bidirectional else 1
+        states: list[State] = []
+        for layer in range(self.num_layers):
+            outputs: list[Tensor] = []
+            for direction in range(directions):
+                place = layer * directions + direction
+                before = None if hx is None else State(hx[0][place], hx[1][place])
+                y, after = lstm(x, self.weights(place), before, lengths=lengths, reverse=direction == 1)
+                outputs.append(y)
+                states.append(after)
+            x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
+            if self.dropout > 0 and self.training and layer < self.num_layers - 1:
+                x = nn.functional.dropout(x, self.dropout, training=True)
+        if len(states) == 1:
+            return x, State(states[0].h.unsqueeze(0), states[0].c.unsqueeze(0))
+        return x, State(torch.stack([s.h for s in states]), torch.stack([s.c for s in states]))
+
+    def layer_parameters(self, place: int) -> list[Tensor]:
+        """The parameters of one layer and direction: weight_ih, weight_hh, then bias_ih, bias_hh, weight_hr if any."""
+        return [getattr(self, name) for name in self._all_weights[place]]
+
+    def weights(self, place: int) -> Weights:
+        """The weights of one layer and direction, torch's two biases summed."""
+        w, r, *rest = self.layer_parameters(place)
+        bias = rest.pop(0) + rest.pop(0) if self.bias else None
+        return Weights(w, r, bias, rest[0] if rest else None)

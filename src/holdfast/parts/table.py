@@ -67,8 +67,13 @@ def read_csv(raw: bytes) -> pl.DataFrame:
     )
 
 
-def write_rows(rows: Sequence[Mapping[str, Any]], target: Path | TextIO, kind: str = "csv") -> None:
-    """Rows of one table to a file or an open text stream, as CSV, a JSON list, JSON lines or Parquet."""
+def write_rows(
+    rows: Sequence[Mapping[str, Any]], target: Path | TextIO, kind: str = "csv", *, header: bool = True
+) -> None:
+    """Rows of one table to a file or an open text stream, as CSV, a JSON list, JSON lines or Parquet.
+
+    ``header=False`` leaves the CSV's first line out: a table goes on.
+    """
     if kind not in KINDS:
         raise SettingError(f"tables are not written as {kind!r}", hint=f"known: {', '.join(KINDS)}")
     if isinstance(target, Path):
@@ -83,7 +88,8 @@ def write_rows(rows: Sequence[Mapping[str, Any]], target: Path | TextIO, kind: s
     if kind == "csv":
         if rows:
             table = csv.DictWriter(target, fieldnames=list(rows[0]), lineterminator="\n")
-            table.writeheader()
+            if header:
+                table.writeheader()
             table.writerows(rows)
     elif kind == "jsonl":
         target.writelines(json.dumps(dict(row), default=str) + "\n" for row in rows)

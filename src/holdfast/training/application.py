@@ -156,7 +156,9 @@ class Application(ABC, Generic[Example, Codec, Batch, Output, Piece]):
     # --- given to every application -----------------------------------------------------------------------------------
 
     @final
-    def fit(self, data: Source, valid: Source | None = None, recipe: Recipe | None = None) -> "Model":
+    def fit(
+        self, data: Source, valid: Source | None = None, recipe: Recipe | None = None
+    ) -> "Model[Example, Codec, Batch, Output, Piece]":
         """Train on data (a path, a frame or examples) and return the best model seen on validation.
 
         Without ``valid`` a part of data is held out by split().

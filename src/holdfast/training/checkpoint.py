@@ -103,7 +103,7 @@ def flatten(state: Any, tensors: dict[str, Tensor], name: str) -> Any:
         tensors[name] = state
         return name
     if isinstance(state, tuple):
-        return [flatten(item, tensors, f"{name}.{n}") for n, item in enumerate(state)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return [flatten(item, tensors, f"{name}.{n}") for n, item in enumerate(state)]
     if state is None:
         return None
     raise TypeError(f"a carried state is made of tensors, tuples and None, not {type(state).__name__}")
@@ -112,5 +112,5 @@ def flatten(state: Any, tensors: dict[str, Tensor], name: str) -> Any:
 def unflatten(said: Any, tensors: Mapping[str, Tensor]) -> Any:
     """The inverse of flatten; named tuples come back as plain tuples."""
     if isinstance(said, list):
-        return tuple(unflatten(item, tensors) for item in said)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return tuple(unflatten(item, tensors) for item in said)
     return None if said is None else tensors[said]

@@ -80,6 +80,17 @@ def read(path: Path, kind: str) -> Contents:
         raise ModelFileError(f"{path} is damaged: {error}", hint="copy or train it again") from None
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON block of a file, without its tensors. Raises ModelFileError."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            file.seek(0)
+            return parse_header(path, file.read(8 + min(size, HEADER_LIMIT)))
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be opened: {error.strerror}") from None
+
+
 def parse_header(path: Path, data: bytes) -> dict[str, Any]:
     """The JSON block of a file. Declared sizes are compared with the real size before anything is believed."""
     if len(data) < 8:

@@ -205,8 +205,8 @@ def detached(state: Any) -> Any:
     if isinstance(state, Tensor):
         return state.detach()
     if isinstance(state, tuple):
-        items = [detached(item) for item in state]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        return type(state)(*items) if hasattr(state, "_fields") else tuple(items)  # pyright: ignore[reportUnknownVariableType]
+        items = [detached(item) for item in state]
+        return type(state)(*items) if hasattr(state, "_fields") else tuple(items)
     return state
 
 

@@ -1,0 +1,133 @@
+// dispatch.cc: the C ABI of holdfast.h; picks the instruction set and hands the call on.
+#include "engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+namespace {
+
+#ifdef HOLDFAST_X86
+#include <cpuid.h>
+
+// The registers must not only exist (cpuid) but be saved by the operating system (xgetbv).
+unsigned long long saved_registers()
+{
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
+    unsigned low, high;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low | static_cast<unsigned long long>(high) << 32;
+}
+
+bool cpu_has_avx2()
+{
+    unsigned a, b, c, d;
+    if ((saved_registers() & 0x6) != 0x6) return false;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_FMA)) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+
+bool cpu_has_avx512()
+{
+    unsigned a, b, c, d;
+    if ((saved_registers() & 0xe6) != 0xe6 || !cpu_has_avx2()) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const unsigned needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+    return (b & needed) == needed;
+}
+#endif
+
+const Engine *engine_called(const char *name)
+{
+    if (!name) return nullptr;
+#ifdef HOLDFAST_X86
+    if (!strcmp(name, "avx512")) return cpu_has_avx512() ? &engine_avx512 : nullptr;
+    if (!strcmp(name, "avx2")) return cpu_has_avx2() ? &engine_avx2 : nullptr;
+#endif
+    return strcmp(name, "generic") ? nullptr : &engine_generic;
+}
+
+const Engine *best_engine()
+{
+    const char *const order[] = {getenv("HOLDFAST_ISA"), "avx512", "avx2"};
+    for (const char *name : order)
+        if (const Engine *engine = engine_called(name)) return engine;
+    return &engine_generic;
+}
+
+const Engine *chosen;
+
+// Two threads may both choose at first use: they choose the same.
+const Engine *engine()
+{
+    const Engine *now = __atomic_load_n(&chosen, __ATOMIC_ACQUIRE);
+    if (!now) {
+        now = best_engine();
+        __atomic_store_n(&chosen, now, __ATOMIC_RELEASE);
+    }
+    return now;
+}
+
+Outcome examine(const holdfast_lstm *p)
+{
+    if (!p || p->steps < 0 || p->rows < 0 || p->features < 1 || p->units < 1) return BAD_SIZE;
+    for (Index row = 0; p->lengths && row < p->rows; ++row)
+        if (p->lengths[row] < 0 || p->lengths[row] > p->steps) return BAD_LENGTH;
+    const bool empty = p->steps == 0 || p->rows == 0;
+    if (!p->w_input || !p->w_recurrent || !p->scratch) return MISSING_BUFFER;
+    if (!empty && (!p->x || !p->y)) return MISSING_BUFFER;
+    return DONE;
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t holdfast_abi(void) { return HOLDFAST_ABI; }
+
+int64_t holdfast_kept_floats(const holdfast_lstm *p) { return engine()->kept_floats(p); }
+
+int64_t holdfast_scratch_bytes(const holdfast_lstm *p, int64_t backward)
+{
+    return engine()->scratch_bytes(p, backward != 0);
+}
+
+int64_t holdfast_lstm_forward(const holdfast_lstm *p)
+{
+    if (const Outcome wrong = examine(p)) return wrong;
+    if (p->rows && (!p->h_last || !p->c_last)) return MISSING_BUFFER;
+    return engine()->forward(p);
+}
+
+int64_t holdfast_lstm_backward(const holdfast_lstm *p, const holdfast_lstm_gradients *g)
+{
+    if (const Outcome wrong = examine(p)) return wrong;
+    if (!g || !p->kept) return MISSING_BUFFER;
+    return engine()->backward(p, g);
+}
+
+const char *holdfast_error(int64_t code)
+{
+    switch (code) {
+    case DONE: return "done";
+    case BAD_SIZE: return "steps and rows must not be negative, features and units must be at least 1";
+    case BAD_LENGTH: return "a length lies outside 0..steps";
+    case OTHER_KEPT: return "the kept buffer was written for another shape or by another instruction set";
+    case MISSING_BUFFER: return "a buffer that this call needs is NULL";
+    default: return "unknown error";
+    }
+}
+
+const char *holdfast_isa(void) { return engine()->name; }
+
+int64_t holdfast_has_isa(const char *name) { return engine_called(name) != nullptr; }
+
+int64_t holdfast_use_isa(const char *name)
+{
+    const Engine *wanted = engine_called(name);
+    if (!wanted) return 1;
+    __atomic_store_n(&chosen, wanted, __ATOMIC_RELEASE);
+    return 0;
+}
+
+}  // extern "C"

@@ -1,0 +1,25 @@
+// engine.h: what one instruction set's build of the engine offers to dispatch.cc.
+#ifndef HOLDFAST_ENGINE_H
+#define HOLDFAST_ENGINE_H
+
+#include "holdfast.h"
+
+typedef int64_t Index;
+
+enum Outcome : Index { DONE = 0, BAD_SIZE = 1, BAD_LENGTH = 2, OTHER_KEPT = 3, MISSING_BUFFER = 4 };
+
+struct Engine {
+    const char *name;
+    Index (*kept_floats)(const holdfast_lstm *);
+    Index (*scratch_bytes)(const holdfast_lstm *, bool backward);
+    Outcome (*forward)(const holdfast_lstm *);
+    Outcome (*backward)(const holdfast_lstm *, const holdfast_lstm_gradients *);
+};
+
+// Aggregates of constants: nothing runs when the library is loaded. Which of them exist is CMake's business.
+#ifdef HOLDFAST_X86
+extern const Engine engine_avx512, engine_avx2;
+#endif
+extern const Engine engine_generic;
+
+#endif

@@ -1,0 +1,91 @@
+// pack.h: weights rearranged once per call into the order in which the tiles read them.
+#ifndef HOLDFAST_PACK_H
+#define HOLDFAST_PACK_H
+
+#include "layout.h"
+
+#if defined(__AVX512F__)
+#define HOLDFAST_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HOLDFAST_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif defined(__AVX2__)
+#define HOLDFAST_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define HOLDFAST_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define HOLDFAST_LOW 0, 4, 1, 5
+#define HOLDFAST_HIGH 2, 6, 3, 7
+#endif
+
+// Interleaving the first half of the rows with the second is a perfect shuffle; log2(VL) of them transpose the square.
+static inline void transpose(Vec square[VL])
+{
+    for (Index distance = VL; distance > 1; distance /= 2) {
+        Vec next[VL];
+#pragma GCC unroll 8
+        for (int i = 0; i < VL / 2; ++i) {
+            next[2 * i] = __builtin_shufflevector(square[i], square[i + VL / 2], HOLDFAST_LOW);
+            next[2 * i + 1] = __builtin_shufflevector(square[i], square[i + VL / 2], HOLDFAST_HIGH);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; ++i) square[i] = next[i];
+    }
+}
+
+// weights [4*units, columns] -> to [columns][4 gates][VL] for the units of one block; units past the end get zeros.
+static void pack_block(float *to, const float *weights, Index units, Index columns, Index block)
+{
+    const Index present = least_index(VL, units - block * VL);
+    for (Index gate = 0; gate < GATES; ++gate) {
+        const float *from = weights + (gate * units + block * VL) * columns;
+        for (Index column = 0; column < columns; column += VL) {
+            const Index wide = least_index(VL, columns - column);
+            Vec square[VL];
+            for (Index i = 0; i < VL; ++i) {
+                const float *row = from + i * columns + column;
+                square[i] = i >= present ? Vec{} : wide == VL ? load(row) : load_part(row, wide);
+            }
+            transpose(square);
+            for (Index i = 0; i < wide; ++i) store(to + (column + i) * BLOCK_SUMS + gate * VL, square[i]);
+        }
+    }
+}
+
+// The row of weights that stands at position k of [block][gate][VL], or -1 where k is padding.
+static inline Index weight_row(Index k, Index units)
+{
+    const Index unit = k / BLOCK_SUMS * VL + k % VL;
+    return unit < units ? k % BLOCK_SUMS / VL * units + unit : -1;
+}
+
+// Backwards the products run over the gates: weights [4*units, columns] are cut into panels of up to PANEL vectors of
+// columns, each [k in the order of weight_row()][its columns]; columns and k past the end are zeros.
+struct Panels {
+    Index vectors;  // VL columns each
+    Index count;
+    Index depth;  // blocks * BLOCK_SUMS
+    float *packed;
+
+    Index first(Index panel) const { return border(vectors, count, panel); }
+    Index width(Index panel) const { return first(panel + 1) - first(panel); }
+    float *at(Index panel) const { return packed + first(panel) * VL * depth; }
+};
+
+static inline Panels take_panels(Arena &arena, Index columns, Index depth)
+{
+    const Index vectors = pieces(columns, VL);
+    return {vectors, pieces(vectors, PANEL), depth, arena.take<float>(vectors * VL * depth)};
+}
+
+static void pack_panel(const Panels &panels, Index panel, const float *weights, Index units, Index columns)
+{
+    const Index width = panels.width(panel) * VL, first = panels.first(panel) * VL;
+    const Index present = least_index(width, columns - first);
+    float *to = panels.at(panel);
+    for (Index k = 0; k < panels.depth; ++k, to += width) {
+        const Index row = weight_row(k, units);
+        const Index copied = row < 0 ? 0 : present;
+        if (copied) memcpy(to, weights + row * columns + first, sizeof(float) * static_cast<size_t>(copied));
+        for (Index n = copied; n < width; ++n) to[n] = 0.0f;
+    }
+}
+
+#endif

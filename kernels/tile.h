@@ -1,0 +1,97 @@
+// tile.h: the one matrix kernel. Every product of the engine, forwards and backwards, is made of it.
+//
+//     c[m][n] = init[m][n] + sum over k, in rising order, of a(m, k) * b[k][n]
+//
+// for a tile of ROWS x WIDTH*VL elements whose sums stay in registers (6 x 4 of 32 with AVX-512, 3 x 4 of 16 with AVX2).
+// The order of the sum does not depend on the tile's shape: this is why the engine gives the same bits for a row alone, in
+// a batch, and on any number of threads.
+#ifndef HOLDFAST_TILE_H
+#define HOLDFAST_TILE_H
+
+#include "vec.h"
+
+// a(m, k) stands at a[m * a_stride + k] (rows) or a[k * a_stride + m] (columns); b's row k at b + k * b_stride; an
+// init_stride of 0 gives every row the same start, such as a bias.
+struct TileJob {
+    Index depth;
+    const float *a;
+    Index a_stride;
+    const float *b;
+    Index b_stride;
+    const float *init;
+    Index init_stride;
+    float *c;
+    Index c_stride;
+};
+
+typedef void (*Tile)(const TileJob &);
+
+enum Order { BY_ROWS, BY_COLUMNS };
+
+// A function of its own: inlined beside other arithmetic, GCC 12 spills the sums and half the speed is gone.
+template <int ROWS, int WIDTH, Order ORDER>
+static __attribute__((noinline)) void tile(const TileJob &job)
+{
+    Vec sum[ROWS][WIDTH];
+#pragma GCC unroll 8
+    for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 8
+        for (int n = 0; n < WIDTH; ++n) sum[m][n] = load(job.init + m * job.init_stride + n * VL);
+    const float *a = job.a, *b = job.b;
+    const Index a_stride = job.a_stride, b_stride = job.b_stride;
+    for (Index k = job.depth; k > 0; --k) {
+        Vec column[ROWS];
+        if (VL < 16) {
+            // 16 registers: hold the column of a and let b come one vector at a time.
+#pragma GCC unroll 8
+            for (int m = 0; m < ROWS; ++m) column[m] = splat(ORDER == BY_ROWS ? a[m * a_stride] : a[m]);
+#pragma GCC unroll 8
+            for (int n = 0; n < WIDTH; ++n) {
+                const Vec bn = load(b + n * VL);
+#pragma GCC unroll 8
+                for (int m = 0; m < ROWS; ++m) sum[m][n] = fma(column[m], bn, sum[m][n]);
+            }
+        } else {
+            Vec row[WIDTH];
+#pragma GCC unroll 8
+            for (int n = 0; n < WIDTH; ++n) row[n] = load(b + n * VL);
+#pragma GCC unroll 8
+            for (int m = 0; m < ROWS; ++m) {
+                const Vec am = splat(ORDER == BY_ROWS ? a[m * a_stride] : a[m]);
+#pragma GCC unroll 8
+                for (int n = 0; n < WIDTH; ++n) sum[m][n] = fma(am, row[n], sum[m][n]);
+            }
+        }
+        a += ORDER == BY_ROWS ? 1 : a_stride;
+        b += b_stride;
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < ROWS; ++m)
+#pragma GCC unroll 8
+        for (int n = 0; n < WIDTH; ++n) store(job.c + m * job.c_stride + n * VL, sum[m][n]);
+}
+
+// tile_of[order][rows - 1][width - 1]
+#define HOLDFAST_TILES(rows, order) {tile<rows, 1, order>, tile<rows, 2, order>, tile<rows, 3, order>, tile<rows, 4, order>}
+#define HOLDFAST_TILE_TABLE(order)                                                                                       \
+    {HOLDFAST_TILES(1, order), HOLDFAST_TILES(2, order), HOLDFAST_TILES(3, order), HOLDFAST_TILES(4, order),            \
+     HOLDFAST_TILES(5, order), HOLDFAST_TILES(6, order)}
+#define HOLDFAST_SMALL_TILE_TABLE(order)                                                                                 \
+    {HOLDFAST_TILES(1, order), HOLDFAST_TILES(2, order), HOLDFAST_TILES(3, order)}
+
+static constexpr Tile tile_of[2][TILE_ROWS][4] = {
+#if defined(__AVX512F__) || defined(__aarch64__)
+    HOLDFAST_TILE_TABLE(BY_ROWS), HOLDFAST_TILE_TABLE(BY_COLUMNS)
+#else
+    HOLDFAST_SMALL_TILE_TABLE(BY_ROWS), HOLDFAST_SMALL_TILE_TABLE(BY_COLUMNS)
+#endif
+};
+
+enum : Index { PANEL = 4 };  // vectors in the widest tile
+
+static inline Index pieces(Index count, Index most) { return (count + most - 1) / most; }
+
+// Border `index` of `count` things cut into `parts` pieces of nearly the same size: 16 rows make 6+5+5, not 6+6+4.
+static inline Index border(Index count, Index parts, Index index) { return count * index / parts; }
+
+#endif

@@ -1,0 +1,131 @@
+"""The one front door: a pure function that checks its arguments, chooses a backend and calls it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import native, reference
+from .backend import choose
+from .reference import State, Weights, zero_state
+
+
+def lstm(
+    x: Tensor,
+    weights: Weights,
+    state: State | tuple[Tensor, Tensor] | None = None,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """Run one LSTM layer in one direction over a batch of sequences.
+
+    Drop-connect, weight tying and the like are callers of this function: they hand in the weights they want.
+
+    Args:
+        x: [time, batch, features], any strides.
+        weights: W [4 * hidden, features], R [4 * hidden, hidden], the bias [4 * hidden] or None, the projection or
+            None; rows in gate order i, f, g, o.
+        state: (h, c), each [batch, hidden]; zeros where it is None.
+        lengths: [batch] int64 on the CPU: how many steps each row really has, in any order, 0 allowed. Past a row's
+            length x is never read and y is zero.
+        reverse: run every row from its own last step to its first.
+
+    Returns:
+        y [time, batch, hidden] and the state after each row's own last step.
+
+    Raises:
+        ValueError: a shape or a length does not fit; the message says which.
+    """
+    check(x, weights, lengths)
+    choice = choose(x, weights, lengths)
+    if choice.backend == "native":
+        return run_native(x, weights, state, lengths, reverse)
+    state = zero_state(x, weights) if state is None else State(*state)
+    if choice.backend == "torch":
+        return run_torch(x, weights, state, reverse)
+    return reference.lstm(x, weights, state, lengths=lengths, reverse=reverse)
+
+
+def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
+    """Raise ValueError where the arguments do not fit each other."""
+    if x.dim() != 3:
+        raise ValueError(f"x must be [time, batch, features], not {list(x.shape)}")
+    if x.shape[2] != weights.input.shape[1]:
+        raise ValueError(
+            f"x has {x.shape[2]} features at {list(x.shape)}; these weights were made for {weights.input.shape[1]}"
+        )
+    if lengths is not None:
+        if lengths.dtype != torch.int64 or lengths.shape != x.shape[1:2] or lengths.device.type != "cpu":
+            raise ValueError(
+                f"lengths must be int64 [batch {x.shape[1]}] on the CPU, not {lengths.dtype} {list(lengths.shape)}"
+            )
+        if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[0]:
+            raise ValueError(f"lengths must lie between 0 and {x.shape[0]}: {lengths.tolist()}")
+
+
+def run_native(
+    x: Tensor, weights: Weights, state: State | tuple[Tensor, Tensor] | None, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, State]:
+    """The C++ kernels, with autograd where a gradient will be asked for."""
+    w, r, b, _ = weights
+    h0, c0 = (None, None) if state is None else state
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, r, b, h0, c0)):
+        y, h, c = NativeLSTM.apply(x, w, r, b, h0, c0, lengths, reverse)
+    else:
+        y, h, c, _ = native.forward(x, w, r, b, h0, c0, lengths, reverse=reverse, keep=False)
+    return y, State(h, c)
+
+
+class NativeLSTM(torch.autograd.Function):
+    """The kernels as one node of the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        x, w, r, b, h0, c0, lengths, reverse = args
+        y, h, c, kept = native.forward(x, w, r, b, h0, c0, lengths, reverse=reverse, keep=True)
+        ctx.save_for_backward(x, w, r, b, h0, c0, lengths, y, kept)
+        ctx.set_materialize_grads(False)  # a gradient nobody asked for stays None and costs nothing
+        ctx.reverse = reverse
+        return y, h, c
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: the gradient must itself be differentiable
+            return differentiable_backward(ctx, grads)
+        x, w, r, b, h0, c0, lengths, y, kept = ctx.saved_tensors
+        dy, dh, dc = grads
+        dx, dw, dr, db, dh0, dc0 = native.backward(
+            dy, dh, dc, x, w, r, h0, c0, lengths, y, kept, reverse=ctx.reverse, need_x=ctx.needs_input_grad[0]
+        )
+        wanted = ctx.needs_input_grad
+        found = (dx, dw, dr, None if b is None else db, dh0, dc0)
+        return *(d if want else None for d, want in zip(found, wanted, strict=False)), None, None
+
+
+def differentiable_backward(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """The gradient as a graph: the reference computes the forward pass again, and autograd does the rest."""
+    x, w, r, b, h0, c0, lengths, _, _ = ctx.saved_tensors
+    inputs = [x, w, r, b, h0, c0]
+    state = zero_state(x, Weights(w, r)) if h0 is None else State(h0, c0)
+    y, last = reference.lstm(x, Weights(w, r, b), state, lengths=lengths, reverse=ctx.reverse)
+    pairs = [(out, grad) for out, grad in zip((y, *last), grads, strict=True) if grad is not None and out.requires_grad]
+    wanted = [n for n in range(len(inputs)) if ctx.needs_input_grad[n]]
+    outs, outs_grads = [out for out, _ in pairs], [grad for _, grad in pairs]
+    found = torch.autograd.grad(outs, [inputs[n] for n in wanted], outs_grads, create_graph=True, allow_unused=True)
+    by_place = dict(zip(wanted, found, strict=True))
+    return tuple(by_place.get(n) for n in range(8))
+
+
+def run_torch(x: Tensor, weights: Weights, state: State, reverse: bool) -> tuple[Tensor, State]:
+    """torch's own operator, for one layer and direction. Backwards in time is forwards on the flipped sequence."""
+    w, r, b, p = weights
+    flat = [w, r]
+    if b is not None:
+        flat += [b, torch.zeros_like(b)]  # torch wants two biases
+    if p is not None:
+        flat.append(p)
+    x = x.flip(0) if reverse else x
+    hx = [state.h.unsqueeze(0), state.c.unsqueeze(0)]
+    y, h, c = torch._VF.lstm(x, hx, flat, b is not None, 1, 0.0, torch.is_grad_enabled(), False, False)  # pyright: ignore
+    return (y.flip(0) if reverse else y), State(h[0], c[0])

@@ -1,0 +1,99 @@
+"""`holdfast train TASK DATA -o MODEL`."""
+
+import signal
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from ...apps import application
+from ...parts.errors import HoldfastError
+from ...training import checkpoint
+from ...training.application import Recipe
+from ...training.run import Run, start
+from . import output
+from .flags import MODEL_FLAGS, RECIPE_FLAGS, parameters, with_flags
+
+
+class InterruptedTrainingError(HoldfastError):
+    """A signal ended the training; the checkpoint is written."""
+
+    def __init__(self, number: int, saved: Path) -> None:
+        name = signal.Signals(number).name
+        super().__init__(f"training stopped by {name}; it is kept in {saved}", hint="go on with --resume")
+        self.exit_code = 128 + number
+
+
+def command(task: str) -> Callable[..., int]:
+    """The command for one task: its settings and its recipe are the flags."""
+    kind = application(task)
+
+    def train(
+        data: Annotated[list[Path], Parameter(help="files or folders to learn from")],
+        /,
+        *,
+        out: Annotated[Path, Parameter(name=["--out", "-o"], help="the model file to write")],
+        valid: Annotated[Path | None, Parameter(help="validation data; otherwise a part is held out")] = None,
+        resume: Annotated[bool, Parameter(help="go on with the interrupted training of this model file")] = False,
+        checkpoint_every: Annotated[float, Parameter(help="seconds between two checkpoints")] = 30.0,
+        force: Annotated[bool, Parameter(help="overwrite the model file")] = False,
+        json: Annotated[bool, Parameter(help="the model's card as JSON on stdout")] = False,
+        verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], help="say what is found in the data")] = False,
+        flags: dict[str, Any],
+    ) -> int:
+        output.listen(verbose)
+        output.refuse_overwriting(out, force or resume)
+        recipe_names = Recipe.__dataclass_fields__
+        recipe = Recipe(**{name: value for name, value in flags.items() if name in recipe_names})
+        app = kind(**{name: value for name, value in flags.items() if name not in recipe_names})
+        run = start(app, data[0] if len(data) == 1 else data, valid, recipe)
+        saved = out.with_name(out.name + ".run")
+        if resume and saved.exists():
+            checkpoint.resume(run, saved)
+            output.errors.print(f"going on from step {run.step} of {saved}")
+        follow(run, saved, checkpoint_every)
+        model = run.finish()
+        model.save(out)
+        saved.unlink(missing_ok=True)
+        output.errors.print(f"{out}: {model}, validation {model.card['valid_loss']}, {model.card['seconds']} s")
+        if json:
+            output.print_json(model.card)
+        return 0
+
+    recipe_flags = parameters(Recipe, RECIPE_FLAGS, kind.recipe)
+    return with_flags(train, [*parameters(kind, MODEL_FLAGS), *recipe_flags])
+
+
+def follow(run: Run, saved: Path, every: float) -> None:
+    """Train to the end with a bar and regular checkpoints. SIGINT and SIGTERM end it after one last checkpoint."""
+    due = time.monotonic() + every
+    with caught_signals() as caught, output.training_bar() as bar:
+        for report in run:
+            bar.show(report)
+            if caught or time.monotonic() >= due:
+                checkpoint.save(run, saved)
+                due = time.monotonic() + every
+            if caught:
+                raise InterruptedTrainingError(caught[0], saved)
+
+
+@contextmanager
+def caught_signals() -> Generator[list[int]]:
+    """The numbers of signals that asked us to stop; a second one of a kind stops at once, as ever."""
+    caught: list[int] = []
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: Any) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,199 @@
+"""`holdfast eval MODEL DATA` and `holdfast run MODEL INPUT...`: a trained model at work."""
+
+import operator
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from ...apps import application, load
+from ...parts.errors import DataError, HoldfastError, ModelFileError, SettingError
+from ...parts.table import write_rows
+from ...training import model_file
+from ...training.application import Scores
+from ...training.model import Model
+from . import output
+from .flags import USE_FLAGS, parameters, with_flags
+
+Kind = Literal["csv", "json", "jsonl", "parquet"]
+COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+class QualityGateError(HoldfastError):
+    """A required score was not reached."""
+
+    exit_code = 7
+
+
+class SomeFailedError(HoldfastError):
+    """Some inputs could not be used; the outputs of the others are written."""
+
+    exit_code = 5
+
+
+def command(verb: str, words: Sequence[str]) -> Callable[..., int]:
+    """The command, with the flags of the application whose model file the words name."""
+    function = evaluate if verb == "eval" else run
+    for word in words:
+        if not word.startswith("-") and Path(word).is_file():
+            return with_flags(function, flags_of(Path(word)))
+    return with_flags(function, [])
+
+
+def flags_of(path: Path) -> list[Any]:
+    """The settings of a model's application that may differ each time it is used, with the model's own values."""
+    try:
+        header = model_file.read_header(path)
+        kind = application(header["application"])
+    except (HoldfastError, KeyError):
+        return []  # load() will say what is wrong with the file
+    return [
+        parameter.replace(default=None, annotation=parameter.annotation)
+        for parameter in parameters(kind, USE_FLAGS, only=lambda field: bool(field.metadata.get("use")))
+    ]
+
+
+def opened(path: Path, flags: dict[str, Any]) -> Model[Any, Any, Any, Any, Any]:
+    """A model with the settings given on the command line."""
+    if not path.is_file():
+        raise ModelFileError(f"{path} is not a model file", hint="train one: holdfast train TASK DATA -o MODEL")
+    changed = {name: value for name, value in flags.items() if value is not None}
+    return load(path).using(**changed) if changed else load(path)
+
+
+def evaluate(
+    model: Annotated[Path, Parameter(help="a model file")],
+    data: Annotated[list[Path], Parameter(help="files or folders with answers")],
+    /,
+    *,
+    require: Annotated[
+        tuple[str, ...], Parameter(help="exit code 7 unless it holds, such as mase<1", negative=())
+    ] = (),
+    plot: Annotated[Path | None, Parameter(help="a picture of the answers, such as out.png")] = None,
+    json: Annotated[bool, Parameter(help="JSON instead of a table")] = False,
+    force: Annotated[bool, Parameter(help="overwrite the picture")] = False,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], help="say what is found in the data")] = False,
+    flags: dict[str, Any],
+) -> int:
+    """Score MODEL on DATA with answers, beside the trivial baselines."""
+    output.listen(verbose)
+    trained = opened(model, flags)
+    examples = trained.application.examples(data[0] if len(data) == 1 else data)
+    scores = trained.evaluate(examples)
+    output.print_scores(scores, json)
+    if plot is not None:
+        picture(trained, examples, trained.predict(examples), plot, force)
+    for condition in require:
+        gate(scores, condition)
+    return 0
+
+
+def gate(scores: Scores, condition: str) -> None:
+    """Raise QualityGateError unless the model's row fulfils e.g. 'mase<1'."""
+    row = next(iter(scores.values()))
+    match = re.fullmatch(r"(.+?)(<=|>=|<|>)(-?[\d.]+(?:e-?\d+)?)", condition)
+    if match is None or match[1].strip() not in row:
+        raise SettingError(f"--require {condition!r} is not METRIC<NUMBER", hint=f"metrics: {', '.join(row)}")
+    value = row[match[1].strip()]
+    if not COMPARE[match[2]](value, float(match[3])):
+        raise QualityGateError(f"{condition} does not hold: it is {value:.6g}")
+
+
+def run(
+    model: Annotated[Path, Parameter(help="a model file")],
+    inputs: Annotated[list[str], Parameter(help="files or folders, or - for a stream on stdin")],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="write here instead of stdout")] = None,
+    format: Annotated[Kind | None, Parameter(name=["--format", "-f"], help="by the ending of --out, else csv")] = None,
+    plot: Annotated[Path | None, Parameter(help="a picture of the answers, such as out.png")] = None,
+    json: Annotated[bool, Parameter(help="the same as --format json")] = False,
+    strict: Annotated[bool, Parameter(help="stop at the first input that fails")] = False,
+    force: Annotated[bool, Parameter(help="overwrite files")] = False,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], help="say what is found in the data")] = False,
+    flags: dict[str, Any],
+) -> int:
+    """Apply MODEL to files, or to a stream (-)."""
+    output.listen(verbose)
+    if out is not None:
+        output.refuse_overwriting(out, force)
+    trained = opened(model, flags)
+    kind = "json" if json else format or kind_of(out)
+    if inputs == ["-"]:
+        return run_stream(trained, "csv" if kind == "csv" else "jsonl", out)
+    rows, failed = run_files(trained, inputs, strict, plot, force)
+    write_rows(rows, sys.stdout if out is None else out, kind)
+    if failed:
+        raise SomeFailedError(f"{len(failed)} of {len(inputs)} inputs failed: {', '.join(failed)}")
+    return 0
+
+
+def kind_of(out: Path | None) -> str:
+    """The kind of table that a file's ending asks for."""
+    ending = "csv" if out is None else out.suffix.removeprefix(".").lower()
+    if ending not in ("csv", "json", "jsonl", "parquet"):
+        raise SettingError(f"{out} does not end in .csv, .json, .jsonl or .parquet", hint="say which with --format")
+    return ending
+
+
+def run_files(
+    model: Model[Any, Any, Any, Any, Any], inputs: Sequence[str], strict: bool, plot: Path | None, force: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of all inputs that can be used, and the names of those that cannot."""
+    rows: list[dict[str, Any]] = []
+    examples: list[Any] = []
+    answers: list[Any] = []
+    failed: list[str] = []
+    for name in inputs:
+        try:
+            found = model.application.examples(Path(name))
+            outputs = model.predict(found)
+        except DataError as error:
+            if strict or len(inputs) == 1:
+                raise
+            output.errors.print(f"{name}: {error}", markup=False)
+            failed.append(name)
+            continue
+        said = {} if len(inputs) == 1 else {"input": name}
+        rows += [{**said, **row} for row in model.rows(outputs)]
+        examples, answers = [*examples, *found], [*answers, *outputs]
+    if failed and len(failed) == len(inputs):
+        raise DataError("no input could be used")
+    if plot is not None:
+        picture(model, examples, answers, plot, force)
+    return rows, failed
+
+
+def run_stream(model: Model[Any, Any, Any, Any, Any], kind: str, out: Path | None) -> int:
+    """Answers as they come, one line each, each line complete when it is written."""
+    stream, header = model.stream(), True
+    target = sys.stdout if out is None else out.open("w", encoding="utf-8", newline="")
+
+    def tell(outputs: Sequence[Any]) -> None:
+        nonlocal header
+        lines = model.rows(outputs)
+        if lines:
+            write_rows(lines, target, kind, header=header)
+            target.flush()
+            header = False
+
+    try:
+        for piece in model.application.pieces(sys.stdin.buffer):
+            tell(stream.push(piece))
+        tell(stream.flush())
+    finally:
+        if out is not None:
+            target.close()
+    return 0
+
+
+def picture(
+    model: Model[Any, Any, Any, Any, Any], examples: Sequence[Any], outputs: Sequence[Any], path: Path, force: bool
+) -> None:
+    """Draw outputs into an image file."""
+    output.refuse_overwriting(path, force)
+    model.application.draw(examples, outputs).savefig(path)
+    output.errors.print(f"drawn: {path}", markup=False)
