@@ -1,11 +1,10 @@
 # Every verb is one line that a person can type. `make help` prints the comments.
 # Needs nothing beforehand but Python 3.11 or newer, a C++ compiler and make.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/*)
-export PYTHONDONTWRITEBYTECODE ?=
 
 .PHONY: help demo test tiny lint types bench docs clean
 help: ## what there is to type

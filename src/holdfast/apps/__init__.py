@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # task -> (module, class, summary)
 APPLICATIONS: dict[str, tuple[str, str, str]] = {
     "forecast": ("forecast", "Forecaster", "series in, quantiles of their future out"),
-    "activity": ("activity", "ActivityRecognizer", "accelerometer and gyroscope in, what the person does out"),
+    "activity": ("activity", "ActivityRecognizer", "sensor recordings in, a timeline of activities out, on file and live"),
 }
 
 

@@ -49,7 +49,8 @@ class LSTM(nn.LSTM):
     def native_can(self, input: Any) -> bool:
         """Whether the stack runs layer by layer through the front door; torch's whole-stack operator runs it else."""
         x = input.data if isinstance(input, PackedSequence) else input
-        if not isinstance(x, Tensor) or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        if tracing or not isinstance(x, Tensor):
             return False
         if backend.transforms() is not None:
             return not isinstance(input, PackedSequence)

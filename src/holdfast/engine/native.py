@@ -20,7 +20,9 @@ import holdfast
 
 _ABI: Final = 1
 _ISAS: Final = ("generic", "avx2", "avx512")
-_SCRATCH_STEP: Final = 2 << 20  # the size of a huge page
+_HUGE: Final = 2 << 20  # bytes in a huge page
+_POOLED_FROM: Final = 256 << 10  # bytes; below, torch's allocator serves from memory that is already mapped
+_POOLED_MOST: Final = 256 << 20  # bytes that may lie idle
 
 # The two argument structures of holdfast.h, all of whose fields are 64 bits wide.
 _LSTM: Final = struct.Struct("@22q")
@@ -139,8 +141,21 @@ def use_isa(name: str) -> None:
         raise ValueError(f"instruction set {name!r} is not to be had here; there are {', '.join(isas())}")
 
 
+def _fresh_pages(size: int) -> tuple[mmap.mmap, int]:
+    """New memory of at least `size` bytes in huge pages where the system has them, and where in it the first one begins."""
+    pages = mmap.mmap(-1, size + _HUGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    return pages, -start % _HUGE
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // _HUGE) * _HUGE
+
+
 class _Room(threading.local):
-    """Per thread: the argument structures and one scratch buffer that is kept, since fresh pages cost more than the step."""
+    """Per thread: the argument structures and one scratch buffer, kept because fresh pages cost more than the steps do."""
 
     def __init__(self) -> None:
         self.lstm = ctypes.create_string_buffer(_LSTM.size)
@@ -154,16 +169,67 @@ class _Room(threading.local):
     def scratch(self, size: int) -> int:
         """Address of at least `size` bytes, aligned to huge pages, in which the next call may do what it likes."""
         if size > self.size:
-            whole = -(-(size + size // 4) // _SCRATCH_STEP) * _SCRATCH_STEP
-            self.pages = mmap.mmap(-1, whole + _SCRATCH_STEP)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                self.pages.madvise(mmap.MADV_HUGEPAGE)
-            start = ctypes.addressof(ctypes.c_char.from_buffer(self.pages))
-            self.address = -(-start // _SCRATCH_STEP) * _SCRATCH_STEP
-            self.size = whole
+            self.size = _whole_pages(size + size // 4)
+            self.pages, offset = _fresh_pages(self.size)
+            self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.pages)) + offset
         return self.address
 
 
+class _Pool:
+    """Memory for `kept`, used again once nobody holds the tensor any more.
+
+    A training step writes tens of megabytes here. From torch's allocator they come as fresh pages every time, and the
+    kernel's clearing of those cost up to a tenth of a training step. Whether a piece is free its reference count tells:
+    torch.frombuffer holds the buffer for as long as a tensor lives on it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pieces: list[tuple[int, mmap.mmap, int]] = []  # size, memory, offset; least recently used first
+
+    def take(self, floats: int) -> Tensor:
+        """An uninitialised float32 tensor of this many elements."""
+        size = floats * 4
+        if size < _POOLED_FROM:
+            return torch.empty(floats)
+        with self._lock:
+            index = self._free_piece(size)
+            if index is None:
+                whole = _whole_pages(size)
+                self._drop_unused()
+                piece = (whole, *_fresh_pages(whole))
+            else:
+                piece = self._pieces.pop(index)
+            self._pieces.append(piece)
+            return torch.frombuffer(piece[1], dtype=torch.float32, count=floats, offset=piece[2])
+
+    def _is_free(self, index: int) -> bool:
+        # One reference is the tuple's, one the argument of getrefcount.
+        return sys.getrefcount(self._pieces[index][1]) <= 2
+
+    def _free_piece(self, size: int) -> int | None:
+        """The smallest free piece that fits without wasting more than half of it."""
+        fitting = [
+            (self._pieces[n][0], n)
+            for n in range(len(self._pieces))
+            if size <= self._pieces[n][0] <= 2 * size + _HUGE and self._is_free(n)
+        ]
+        return min(fitting)[1] if fitting else None
+
+    def _drop_unused(self) -> None:
+        """Give the oldest free pieces back to the system while more than `_POOLED_MOST` bytes lie idle."""
+        free = [n for n in range(len(self._pieces)) if self._is_free(n)]
+        idle = sum(self._pieces[n][0] for n in free)
+        dropped: set[int] = set()
+        for n in free:
+            if idle <= _POOLED_MOST:
+                break
+            idle -= self._pieces[n][0]
+            dropped.add(n)
+        self._pieces = [piece for n, piece in enumerate(self._pieces) if n not in dropped]
+
+
+_pool = _Pool()
 _room = _Room()
 
 
@@ -295,7 +361,7 @@ def forward(
     last = (h_last.data_ptr(), c_last.data_ptr())
     given.write(reverse, bias, y, last, 0, 0)
     scratch = _room.scratch(library.scratch_bytes(_room.lstm_at, 0))
-    kept = x.new_empty(library.kept_floats(_room.lstm_at) if keep else 0)
+    kept = _pool.take(library.kept_floats(_room.lstm_at) if keep else 0)
     given.write(reverse, bias, y, last, kept.data_ptr(), scratch)
     _raise_if(library.forward(_room.lstm_at))
     return y, h_last, c_last, kept

@@ -35,7 +35,8 @@ def parameters(
     for field in dataclasses.fields(kind):
         if not only(field):
             continue
-        said = Parameter(help=field.metadata.get("help", ""), group=group, negative_none=())
+        off = f"--no-{field.name.replace('_', '-')}" if field.default is True else ()
+        said = Parameter(help=field.metadata.get("help", ""), group=group, negative=off)
         if field.name == "seconds":
             said = Parameter(name="--time", help="time budget, such as 90s, 5m or 1.5h", group=group, converter=seconds)
         default = field.default if defaults is None else getattr(defaults, field.name)
@@ -47,10 +48,10 @@ def parameters(
 def with_flags(function: Callable[..., Any], extra: Iterable[inspect.Parameter]) -> Callable[..., Any]:
     """A command that takes ``function``'s own parameters and the extra flags, handed on as ``flags``."""
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "flags"]
-    names = [p.name for p in extra]
+    defaults = {p.name: p.default for p in extra}
 
     def command(*args: Any, **given: Any) -> Any:
-        flags = {name: given.pop(name) for name in names if name in given}
+        flags = {name: given.pop(name, default) for name, default in defaults.items()}
         return function(*args, flags=flags, **given)
 
     command.__signature__ = inspect.Signature([*own, *extra])  # pyright: ignore[reportFunctionMemberAccess]

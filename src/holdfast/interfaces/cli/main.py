@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
 from rich.console import Console
 
@@ -35,9 +35,15 @@ VERBS = {
 
 def build(tokens: Sequence[str], config: Path | None) -> App:
     """The command line for these words; only what they name is imported."""
-    here = __name__.rpartition(".")[0]
     layers = [] if config is None else [Toml(config, must_exist=True, allow_unknown=False, use_commands_as_keys=False)]
-    app = App(name="holdfast", help=HELP, version=__version__, help_format="markdown", config=layers)
+    app = App(
+        name="holdfast",
+        help=HELP,
+        version=__version__,
+        help_format="markdown",
+        config=layers,
+        default_parameter=Parameter(negative=()),  # no --no-force, no --empty-past
+    )
     train = App(name="train", help=f"Train a model: holdfast train TASK DATA -o MODEL.\n\nTasks:\n\n{TASKS}")
     for task, (_, _, summary) in APPLICATIONS.items():
         if tokens[:2] == ["train", task]:
@@ -53,7 +59,7 @@ def build(tokens: Sequence[str], config: Path | None) -> App:
 
             app.command(use.command(verb, tokens[1:]), name=verb, help=words)
         else:
-            app.command(f"{here}.{place}", name=verb, help=words)
+            app.command(f"{__package__}.{place}", name=verb, help=words)
     return app
 
 

@@ -69,9 +69,7 @@ def evaluate(
     data: Annotated[list[Path], Parameter(help="files or folders with answers")],
     /,
     *,
-    require: Annotated[
-        tuple[str, ...], Parameter(help="exit code 7 unless it holds, such as mase<1", negative=())
-    ] = (),
+    require: Annotated[tuple[str, ...], Parameter(help="exit code 7 unless it holds, such as mase<1")] = (),
     plot: Annotated[Path | None, Parameter(help="a picture of the answers, such as out.png")] = None,
     json: Annotated[bool, Parameter(help="JSON instead of a table")] = False,
     force: Annotated[bool, Parameter(help="overwrite the picture")] = False,

@@ -1,0 +1,66 @@
+"""For each application, what the contract test needs to know: small settings, and a file of made-up data."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdfast.apps import application
+from holdfast.training.application import Application, Recipe
+
+
+@dataclass(frozen=True)
+class Contract:
+    task: str
+    settings: dict[str, Any]  # small: the contract is about promises, not scores
+    recipe: Recipe
+    examples: int
+    write: Callable[[Path, int], Path]  # (folder, seed) -> a file that the application reads, with answers
+
+    @property
+    def kind(self) -> Any:
+        return application(self.task)
+
+    def small(self) -> Application[Any, Any, Any, Any, Any]:
+        return self.kind(**self.settings)
+
+    def made_up(self, seed: int = 0) -> list[Any]:
+        return self.small().synthesize(self.examples, np.random.default_rng(seed))
+
+
+def write_series(folder: Path, seed: int) -> Path:
+    """Two series of unequal length, monthly, long format."""
+    dice = np.random.default_rng(seed)
+    path = folder / "series.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["shop", "month", "sold"])
+        for name, length in (("north", 84), ("south", 70)):
+            for n in range(length):
+                value = 50 + n / 3 + 12 * np.sin(n * np.pi / 6) + dice.normal(0, 2)
+                table.writerow([name, f"{2010 + n // 12}-{n % 12 + 1:02d}-01", f"{value:.3f}"])
+    return path
+
+
+def write_recording(folder: Path, seed: int) -> Path:
+    """Two minutes of an accelerometer at 31 Hz: still, then shaken, in turn."""
+    dice = np.random.default_rng(seed)
+    path = folder / "recording.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["time", "acc_x", "acc_y", "acc_z", "label"])
+        for n in range(31 * 120):
+            label = "still" if n // 310 % 2 == 0 else "shaken"
+            x, y, z = dice.normal(0, 0.02 if label == "still" else 0.6, 3) + (0.0, 0.1, 1.0)
+            table.writerow([f"{n / 31:.4f}", f"{x:.4f}", f"{y:.4f}", f"{z:.4f}", label])
+    return path
+
+
+QUICK = Recipe(steps=30, batch=16, learning_rate=5e-3, validate_every=10)
+CONTRACTS = [
+    Contract("forecast", {"hidden": 9, "members": 1, "horizon": 5, "context": 24}, replace(QUICK, steps=90), 5, write_series),
+    Contract("activity", {"hidden": 7, "filters": 9}, QUICK, 4, write_recording),
+]
