@@ -18,6 +18,7 @@ from ... import __version__
 from ...apps import APPLICATIONS
 from ...parts.errors import HoldfastError, SettingError
 
+STREAM = "<stdin>"
 HELP = """LSTM networks that are fast on a CPU, and applications that work on the files people have.
 
 A model knows its task, so only `train` names one. Data goes to stdout, everything else to stderr; `-` is a stream."""
@@ -86,7 +87,7 @@ def check_words(tokens: Sequence[str]) -> None:
 
 def run(words: Sequence[str]) -> int:
     """Carry out a command line; gives the exit code."""
-    words = list(words)
+    words = [STREAM if word == "-" else word for word in words]  # a lone hyphen reads like half a flag to the parser
     debug = "--debug" in words
     tokens, config = split_config([word for word in words if word != "--debug"])
     try:

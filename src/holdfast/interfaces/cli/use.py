@@ -120,7 +120,7 @@ def run(
         output.refuse_overwriting(out, force)
     trained = opened(model, flags)
     kind = "json" if json else format or kind_of(out)
-    if inputs == ["-"]:
+    if inputs == ["<stdin>"]:
         return run_stream(trained, "csv" if kind == "csv" else "jsonl", out)
     rows, failed = run_files(trained, inputs, strict, plot, force)
     write_rows(rows, sys.stdout if out is None else out, kind)
