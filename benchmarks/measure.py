@@ -1,8 +1,9 @@
 """How the engine's benchmarks measure, so that nobody has to believe a number.
 
 Ours and the rival's runs alternate, so that whatever else the machine does hits both; a figure is the median, its
-spread the interquartile range, a ratio the rival's median over ours. The roof is measured in the same run: what
-multiply-adds in registers reach, and what torch.mm reaches. Results go to results/NAME.json with machine and commit.
+spread the interquartile range, a ratio the rival's median over ours; a disturbed comparison is repeated. The roof is
+measured in the same run: what multiply-adds in registers reach, and what torch.mm reaches. Results go to
+results/NAME.json with the machine and the commit.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import torch
 
 from holdfast.engine import native
 
+CALM = 0.15  # interquartile range over median
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -70,6 +72,10 @@ class Timing:
     median_ms: float
     iqr_ms: float
     runs: int
+
+    @property
+    def spread(self) -> float:
+        return self.iqr_ms / self.median_ms
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,14 @@ def compare(ours: Callable[[], object], rival: Callable[[], object], seconds: fl
 def row(
     case: str, threads: int, flops: float, ours: Callable[[], object], rival: Callable[[], object], seconds: float
 ) -> Row:
-    mine, theirs = compare(ours, rival, seconds)
+    """Compare; where something else took the machine away meanwhile, again, up to three times, and keep the calmest.
+
+    What counts as calm is the spread of both sides, never the ratio.
+    """
+    tries: list[tuple[Timing, Timing]] = []
+    while len(tries) < 3 and not (tries and max(t.spread for t in tries[-1]) < CALM):
+        tries.append(compare(ours, rival, seconds))
+    mine, theirs = min(tries, key=lambda pair: pair[0].spread + pair[1].spread)
     return Row(case, threads, mine, theirs, theirs.median_ms / mine.median_ms, flops / mine.median_ms / 1e6)
 
 
@@ -166,6 +179,10 @@ def machine() -> dict[str, object]:
     }
 
 
+def disturbed(r: Row) -> str:
+    return "  disturbed" if max(r.ours.spread, r.rival.spread) >= CALM else ""
+
+
 def mean(rows: Iterable[Row]) -> float:
     """Geometric mean of the ratios."""
     logs = [math.log(row.ratio) for row in rows]
@@ -178,7 +195,7 @@ def report(name: str, rival: str, given: Options, rows: list[Row]) -> None:
     print(f"{'case':34} threads   ours ms (iqr)    rival ms (iqr)   ratio  GFLOP/s")
     for r in rows:
         ours, theirs = (f"{t.median_ms:8.3f} ({t.iqr_ms:6.3f})" for t in (r.ours, r.rival))
-        print(f"{r.case:34} {r.threads:7d} {ours} {theirs} {r.ratio:6.2f} {r.gflops:8.0f}")
+        print(f"{r.case:34} {r.threads:7d} {ours} {theirs} {r.ratio:6.2f} {r.gflops:8.0f}{disturbed(r)}")
     means = {str(n): mean(r for r in rows if r.threads == n) for n in given.threads}
     roofs = [roof(n) for n in given.threads]
     for n, r in zip(given.threads, roofs, strict=True):
