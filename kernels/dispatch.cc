@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-namespace {
+namespace
+{
 
 #ifdef HOLDFAST_X86
 #include <cpuid.h>
@@ -79,13 +80,19 @@ Outcome examine(const holdfast_lstm *p)
     return DONE;
 }
 
-}  // namespace
+} // namespace
 
 extern "C" {
 
-int64_t holdfast_abi(void) { return HOLDFAST_ABI; }
+int64_t holdfast_abi(void)
+{
+    return HOLDFAST_ABI;
+}
 
-int64_t holdfast_kept_floats(const holdfast_lstm *p) { return engine()->kept_floats(p); }
+int64_t holdfast_kept_floats(const holdfast_lstm *p)
+{
+    return engine()->kept_floats(p);
+}
 
 int64_t holdfast_scratch_bytes(const holdfast_lstm *p, int64_t backward)
 {
@@ -106,6 +113,11 @@ int64_t holdfast_lstm_backward(const holdfast_lstm *p, const holdfast_lstm_gradi
     return engine()->backward(p, g);
 }
 
+int64_t holdfast_burn(int64_t rounds, int64_t threads)
+{
+    return engine()->burn(rounds, threads);
+}
+
 const char *holdfast_error(int64_t code)
 {
     switch (code) {
@@ -118,9 +130,15 @@ const char *holdfast_error(int64_t code)
     }
 }
 
-const char *holdfast_isa(void) { return engine()->name; }
+const char *holdfast_isa(void)
+{
+    return engine()->name;
+}
 
-int64_t holdfast_has_isa(const char *name) { return engine_called(name) != nullptr; }
+int64_t holdfast_has_isa(const char *name)
+{
+    return engine_called(name) != nullptr;
+}
 
 int64_t holdfast_use_isa(const char *name)
 {
@@ -130,4 +148,4 @@ int64_t holdfast_use_isa(const char *name)
     return 0;
 }
 
-}  // extern "C"
+} // extern "C"

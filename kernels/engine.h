@@ -14,6 +14,7 @@ struct Engine {
     Index (*scratch_bytes)(const holdfast_lstm *, bool backward);
     Outcome (*forward)(const holdfast_lstm *);
     Outcome (*backward)(const holdfast_lstm *, const holdfast_lstm_gradients *);
+    Index (*burn)(Index rounds, Index threads);
 };
 
 // Aggregates of constants: nothing runs when the library is loaded. Which of them exist is CMake's business.

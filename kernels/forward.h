@@ -9,15 +9,15 @@
 enum : Index {
     // With this few rows the tile of x is better made over many steps at once than together with that of h.
     HOIST_ROWS = 4,
-    HOISTED_ROWS = 48,  // eight tiles deep: the sums of a chunk still fit beside the weights
+    HOISTED_ROWS = 192, // row-steps in a chunk of such products; a step has at most MOST_ROWS_BY_UNITS
 };
 
 struct ForwardWorker {
-    float **y;         // [rows]  see CellRows
-    float *sums;       // [TILE_ROWS][4 gates][VL]
-    float *x_rows;     // [64][features]       a chunk of x, adjacent
-    float *x_sums;     // [64][blocks][4 gates][VL]  its products
-    Index chunk_step;  // first step of the chunk
+    float **y;        // [rows], or of one row [blocks]: see CellRows
+    float *sums;      // [TILE_ROWS][4 gates][VL], or of one row [blocks][4 gates][VL]
+    float *x_rows;    // [HOISTED_ROWS][features]  a chunk of x, adjacent
+    float *x_sums;    // [HOISTED_ROWS][blocks][4 gates][VL]  its products
+    Index chunk_step; // first step of the chunk
     Index chunk_steps;
 };
 
@@ -25,12 +25,12 @@ struct Forward {
     const holdfast_lstm *p;
     Schedule schedule;
     Index blocks;
-    float *packed;       // [blocks][features + units][4 gates][VL]
-    float *bias;         // [blocks][4 gates][VL]
-    float *input[2];     // [rows] x (features) | h (units), input_stride apart; steps take turns
+    float *packed;   // [blocks][features + units][4 gates][VL]
+    float *bias;     // [blocks][4 gates][VL]
+    float *input[2]; // [rows] x (features) | h (units), input_stride apart; steps take turns
     Index input_stride;
-    Index h_column;      // where h begins: on a cache line
-    float *c;            // [blocks][rows][VL]
+    Index h_column; // where h begins: on a cache line
+    float *c;       // [blocks][rows][VL]
     ForwardWorker *workers;
     Barrier *barrier;
 };
@@ -50,11 +50,11 @@ static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
     f.barrier = arena.take<Barrier>(1);
     const Index workers = useful_workers(p);
     f.workers = arena.take<ForwardWorker>(workers);
-    const Index hoisted = p->steps > 1 ? 64 : 0;
+    const Index hoisted = p->steps > 1 ? Index{HOISTED_ROWS} : 0;
     for (Index w = 0; w < workers; ++w) {
         ForwardWorker own = {};
-        own.y = arena.take<float *>(p->rows);
-        own.sums = arena.take<float>(TILE_ROWS * BLOCK_SUMS);
+        own.y = arena.take<float *>(largest_index(p->rows, f.blocks));
+        own.sums = arena.take<float>(largest_index(TILE_ROWS, f.blocks) * BLOCK_SUMS);
         own.x_rows = arena.take<float>(hoisted * p->features);
         own.x_sums = arena.take<float>(hoisted * f.blocks * BLOCK_SUMS);
         if (base) f.workers[w] = own;
@@ -62,13 +62,20 @@ static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
     return arena.used;
 }
 
+static inline bool too_short_to_pack(const holdfast_lstm *p)
+{
+    return p->steps == 1 && p->rows <= 2;
+}
+
 static void pack_share(const Forward &f, Index first, Index last)
 {
     const holdfast_lstm *p = f.p;
     for (Index block = first; block < last; ++block) {
         float *panel = f.packed + block * (p->features + p->units) * BLOCK_SUMS;
-        pack_block(panel, p->w_input, p->units, p->features, block);
-        pack_block(panel + p->features * BLOCK_SUMS, p->w_recurrent, p->units, p->units, block);
+        if (!too_short_to_pack(p)) {
+            pack_block(panel, p->w_input, p->units, p->features, block);
+            pack_block(panel + p->features * BLOCK_SUMS, p->w_recurrent, p->units, p->units, block);
+        }
         for (Index k = block * BLOCK_SUMS; k < (block + 1) * BLOCK_SUMS; ++k) {
             const Index row = weight_row(k, p->units);
             f.bias[k] = p->bias && row >= 0 ? p->bias[row] : 0.0f;
@@ -83,7 +90,8 @@ static void load_state(const Forward &f, const Share &share)
         for (Index place = share.first_place; place < share.last_place; ++place) {
             const Index unit = block * VL, present = least_index(VL, p->units - unit);
             const Index at = f.schedule.row[place] * p->units + unit;
-            store(f.input[0] + place * f.input_stride + f.h_column + unit, p->h0 ? load_part(p->h0 + at, present) : Vec{});
+            store(f.input[0] + place * f.input_stride + f.h_column + unit,
+                  p->h0 ? load_part(p->h0 + at, present) : Vec{});
             store(f.c + (block * p->rows + place) * VL, p->c0 ? load_part(p->c0 + at, present) : Vec{});
         }
 }
@@ -102,62 +110,130 @@ static void hoist(const Forward &f, ForwardWorker &own, const Share &share, Inde
     for (Index block = share.first_block; block < share.last_block; ++block)
         for (Index t = 0; t < tiles; ++t) {
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
-            tile_of[BY_ROWS][count - 1][PANEL - 1]({p->features, own.x_rows + first * p->features, p->features,
-                                                    f.packed + block * (p->features + p->units) * BLOCK_SUMS, BLOCK_SUMS,
-                                                    f.bias + block * BLOCK_SUMS, 0,
-                                                    own.x_sums + first * stride + block * BLOCK_SUMS, stride});
+            tile_of[BY_ROWS][count - 1][PANEL - 1](
+                {p->features, own.x_rows + first * p->features, p->features,
+                 f.packed + block * (p->features + p->units) * BLOCK_SUMS, BLOCK_SUMS, f.bias + block * BLOCK_SUMS, 0,
+                 own.x_sums + first * stride + block * BLOCK_SUMS, stride, nullptr, 0});
         }
 }
 
-// The sums of `count` rows of one block, from x and h together.
-static inline void sums_of_both(const Forward &f, const ForwardWorker &own, Index step, Index block, Index place, Index count)
+// Some rows of one block at one step, and where their sums go: [count][4 gates][VL].
+struct BlockRows {
+    Index step, block, place, count;
+    float *sums;
+};
+
+// Without x_sums the tile runs over x and h together; with them x's part is there already. The same bits either way.
+static inline void sums_packed(const Forward &f, const BlockRows &at, const float *x_sums)
 {
     const holdfast_lstm *p = f.p;
-    const float *input = f.input[step & 1] + place * f.input_stride + f.h_column - p->features;
-    const float *panel = f.packed + block * (p->features + p->units) * BLOCK_SUMS;
-    tile_of[BY_ROWS][count - 1][PANEL - 1]({p->features + p->units, input, f.input_stride, panel, BLOCK_SUMS,
-                                            f.bias + block * BLOCK_SUMS, 0, own.sums, BLOCK_SUMS});
+    const Index done = x_sums ? p->features : 0, all = p->features + p->units;
+    const float *input = f.input[at.step & 1] + at.place * f.input_stride + f.h_column - p->features + done;
+    const float *panel = f.packed + (at.block * all + done) * BLOCK_SUMS;
+    const float *init = (x_sums ? x_sums : f.bias) + at.block * BLOCK_SUMS;
+    tile_of[BY_ROWS][at.count - 1][PANEL - 1]({all - done, input, f.input_stride, panel, BLOCK_SUMS, init,
+                                               x_sums ? f.blocks * BLOCK_SUMS : 0, at.sums, BLOCK_SUMS, nullptr, 0});
 }
 
-// The same sums, bit for bit, where x's part is there already.
-static inline void sums_of_state(const Forward &f, const ForwardWorker &own, Index step, Index block, Index place, Index count,
-                                 const float *x_sums)
+// The same sums, bit for bit, straight from the caller's weights: for a single step packing would not pay.
+static void sums_unpacked(const Forward &f, const BlockRows &at)
 {
     const holdfast_lstm *p = f.p;
-    const float *input = f.input[step & 1] + place * f.input_stride + f.h_column;
-    const float *panel = f.packed + (block * (p->features + p->units) + p->features) * BLOCK_SUMS;
-    tile_of[BY_ROWS][count - 1][PANEL - 1]({p->units, input, f.input_stride, panel, BLOCK_SUMS,
-                                            x_sums + block * BLOCK_SUMS, f.blocks * BLOCK_SUMS, own.sums, BLOCK_SUMS});
+    const float *h = f.input[0] + at.place * f.input_stride + f.h_column, *x = h - p->features;
+    for (Index gate = 0; gate < GATES; ++gate) {
+        Vec sum[TILE_ROWS];
+        for (Vec &each : sum) each = load(f.bias + at.block * BLOCK_SUMS + gate * VL);
+        const auto add = [&](const float *a) {
+            return [&, a](Index k, Vec w) {
+                for (Index m = 0; m < at.count; ++m) sum[m] = fma(splat(a[m * f.input_stride + k]), w, sum[m]);
+            };
+        };
+        for_each_column(p->w_input, p->units, p->features, at.block, gate, add(x));
+        for_each_column(p->w_recurrent, p->units, p->units, at.block, gate, add(h));
+        for (Index m = 0; m < at.count; ++m) store(at.sums + m * BLOCK_SUMS + gate * VL, sum[m]);
+    }
+}
+
+static inline void sums_of(const Forward &f, const BlockRows &at, const float *x_sums)
+{
+    if (too_short_to_pack(f.p))
+        sums_unpacked(f, at);
+    else
+        sums_packed(f, at, x_sums);
+}
+
+// What the cells of these rows read and write, but for y.
+static inline CellRows cells_of(const Forward &f, const BlockRows &at, float *const *y)
+{
+    const holdfast_lstm *p = f.p;
+    const Index unit = at.block * VL;
+    return {at.sums,
+            f.c + (at.block * p->rows + at.place) * VL,
+            VL,
+            f.input[(at.step + 1) & 1] + at.place * f.input_stride + f.h_column + unit,
+            f.input_stride,
+            y,
+            unit,
+            least_index(VL, p->units - unit),
+            p->kept ? kept_at(f.schedule, p, at.step, at.place, at.block) : nullptr,
+            f.blocks * KEPT_PER_UNIT * VL};
+}
+
+// Back and forth: what the last step read last is still in the cache when this one begins there.
+static inline Index there_and_back(const Share &share, Index step, Index index)
+{
+    return step & 1 ? share.last_block - 1 - index : share.first_block + index;
+}
+
+static void rows_of_step(const Forward &f, ForwardWorker &own, const Share &share, Index step, Index rows,
+                         const float *x_sums)
+{
+    const Index tiles = pieces(rows, TILE_ROWS), blocks = share.last_block - share.first_block;
+    for (Index m = 0; m < rows; ++m) own.y[m] = y_at(f.schedule, f.p, share.first_place + m, step);
+    for (Index b = 0; b < blocks; ++b)
+        for (Index t = 0; t < tiles; ++t) {
+            const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
+            const BlockRows at = {step, there_and_back(share, step, b), share.first_place + first, count, own.sums};
+            sums_of(f, at, x_sums ? x_sums + first * f.blocks * BLOCK_SUMS : nullptr);
+            cells_forward(count, cells_of(f, at, own.y + first));
+        }
+}
+
+// A single row: its blocks take the place of rows, so that all activations run together after all sums and not each
+// block's in the shadow of its own.
+static void row_of_step(const Forward &f, ForwardWorker &own, const Share &share, Index step, const float *x_sums)
+{
+    const holdfast_lstm *p = f.p;
+    const Index first = share.first_block, blocks = share.last_block - first;
+    float *y = y_at(f.schedule, p, share.first_place, step);
+    for (Index b = 0; b < blocks; ++b) {
+        const Index block = there_and_back(share, step, b);
+        own.y[block - first] = y + block * VL;
+        sums_of(f, {step, block, share.first_place, 1, own.sums + (block - first) * BLOCK_SUMS}, x_sums);
+    }
+    const Index whole = least_index(share.last_block, p->units / VL) - first;
+    CellRows cell = cells_of(f, {step, first, share.first_place, 1, own.sums}, own.y);
+    cell.c_stride = p->rows * VL;
+    cell.h_stride = VL;
+    cell.kept_stride = KEPT_PER_UNIT * VL;
+    cell.unit = 0;
+    cell.present = VL;
+    cells_forward(whole, cell);
+    if (whole < blocks)
+        cells_forward(1, cells_of(f, {step, first + whole, share.first_place, 1, own.sums + whole * BLOCK_SUMS}, &y));
 }
 
 static void forward_step(const Forward &f, ForwardWorker &own, const Share &share, Index step, const float *x_sums)
 {
     const holdfast_lstm *p = f.p;
-    const Schedule &s = f.schedule;
-    const Index rows = least_index(share.last_place, s.active[step]) - share.first_place;
-    if (rows <= 0) return;
-    for (Index m = 0; m < rows; ++m) {
-        const Index place = share.first_place + m;
-        own.y[m] = y_at(s, p, place, step);
-        if (!x_sums)
-            memcpy(f.input[step & 1] + place * f.input_stride + f.h_column - p->features, x_at(s, p, place, step),
-                   sizeof(float) * p->features);
-    }
-    const Index tiles = pieces(rows, TILE_ROWS), blocks = share.last_block - share.first_block;
-    for (Index b = 0; b < blocks; ++b) {
-        // Back and forth: what the last step read last is still in the cache when this one begins there.
-        const Index block = step & 1 ? share.last_block - 1 - b : share.first_block + b;
-        for (Index t = 0; t < tiles; ++t) {
-            const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
-            const Index place = share.first_place + first;
-            if (x_sums) sums_of_state(f, own, step, block, place, count, x_sums + first * f.blocks * BLOCK_SUMS);
-            else sums_of_both(f, own, step, block, place, count);
-            cells_forward(count, {own.sums, f.c + (block * p->rows + place) * VL,
-                                  f.input[(step + 1) & 1] + place * f.input_stride + f.h_column + block * VL, f.input_stride,
-                                  own.y + first, block * VL, least_index(VL, p->units - block * VL),
-                                  p->kept ? kept_at(s, p, step, block, place) : nullptr});
-        }
-    }
+    const Index rows = least_index(share.last_place, f.schedule.active[step]) - share.first_place;
+    for (Index place = share.first_place; !x_sums && place < share.first_place + rows; ++place)
+        memcpy(f.input[step & 1] + place * f.input_stride + f.h_column - p->features, x_at(f.schedule, p, place, step),
+               sizeof(float) * static_cast<size_t>(p->features));
+    if (rows == 1)
+        row_of_step(f, own, share, step, x_sums);
+    else
+        rows_of_step(f, own, share, step, rows, x_sums);
 }
 
 static void all_steps(const Forward &f, ForwardWorker &own, const Share &share, bool by_units, Index workers)
@@ -196,8 +272,8 @@ static void finish(const Forward &f, const Share &share)
         for (Index block = share.first_block; block < share.last_block; ++block)
             store_part(p->c_last + row * p->units + block * VL, load(f.c + (block * p->rows + place) * VL),
                        least_index(VL, p->units - block * VL));
-        memcpy(p->h_last + row * p->units + first,
-               f.input[length & 1] + place * f.input_stride + f.h_column + first, bytes);
+        memcpy(p->h_last + row * p->units + first, f.input[length & 1] + place * f.input_stride + f.h_column + first,
+               bytes);
         for (Index time = length; time < p->steps; ++time)
             memset(p->y + time * p->y_step + row * p->y_row + first, 0, bytes);
     }

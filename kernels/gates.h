@@ -5,14 +5,16 @@
 #include "layout.h"
 
 struct CellRows {
-    float *sums;  // [rows][4 gates][VL]  before the activation; overwritten
-    float *c;     // [rows][VL]           in: one step before, out: now
-    float *h;     // [rows], h_stride apart: what the next step multiplies
+    float *sums; // [rows][4 gates][VL]  before the activation; overwritten
+    float *c;    // [rows], c_stride apart: [VL] in: one step before, out: now
+    Index c_stride;
+    float *h; // [rows], h_stride apart: what the next step multiplies
     Index h_stride;
-    float *const *y;  // [rows] where each row's output of this step begins
-    Index unit;       // the block's first unit
-    Index present;    // its units that are no padding
-    float *kept;      // [rows][i f g o c][VL], or nullptr
+    float *const *y; // [rows] where each row's output of this step begins
+    Index unit;      // the block's first unit
+    Index present;   // its units that are no padding
+    float *kept;     // [rows], kept_stride apart: [i f g o c][VL]; or nullptr
+    Index kept_stride;
 };
 
 // Two short loops instead of one long: the four gates of a row do not wait for each other, but tanh(c) waits for all of
@@ -25,11 +27,11 @@ static inline void cells_forward(Index rows, const CellRows &cell)
         const Vec f = sigmoid(load(sums + VL));
         const Vec g = hyperbolic_tangent(load(sums + 2 * VL));
         const Vec o = sigmoid(load(sums + 3 * VL));
-        const Vec c = fma(f, load(cell.c + m * VL), i * g);
-        store(cell.c + m * VL, c);
+        const Vec c = fma(f, load(cell.c + m * cell.c_stride), i * g);
+        store(cell.c + m * cell.c_stride, c);
         store(sums, o);
         if (cell.kept) {
-            float *kept = cell.kept + m * KEPT_PER_UNIT * VL;
+            float *kept = cell.kept + m * cell.kept_stride;
             store(kept, i);
             store(kept + VL, f);
             store(kept + 2 * VL, g);
@@ -38,55 +40,56 @@ static inline void cells_forward(Index rows, const CellRows &cell)
         }
     }
     for (Index m = 0; m < rows; ++m) {
-        const Vec h = load(cell.sums + m * BLOCK_SUMS) * hyperbolic_tangent(load(cell.c + m * VL));
+        const Vec h = load(cell.sums + m * BLOCK_SUMS) * hyperbolic_tangent(load(cell.c + m * cell.c_stride));
         store(cell.h + m * cell.h_stride, h);
-        if (cell.present == VL) store(cell.y[m] + cell.unit, h);
-        else store_part(cell.y[m] + cell.unit, h, cell.present);
+        if (cell.present == VL)
+            store(cell.y[m] + cell.unit, h);
+        else
+            store_part(cell.y[m] + cell.unit, h, cell.present);
     }
 }
 
-struct CellGradientRows {
-    const float *kept;       // [rows][i f g o c][VL]
-    const float *c_before;   // [rows], c_stride apart
+// One row, several blocks of it; everything but y and dy is padded to whole blocks.
+struct CellGradients {
+    const float *kept;     // [blocks][i f g o c][VL]
+    const float *c_before; // [blocks], c_stride apart: [VL]
     Index c_stride;
-    const float *const *y;   // [rows] h of this step
-    const float *const *dy;  // [rows], or nullptr
-    const float *dh;         // [rows], dh_stride apart: from the step after
-    Index dh_stride;
-    float *dc;        // [rows][VL]  in: from the step after, out: for the step before
-    float *dgates;    // [rows], dgates_stride apart: [4 gates][VL] before the activation
-    Index dgates_stride;
-    Index unit, present;
+    const float *y;  // [units] h of this step
+    const float *dy; // [units], or nullptr
+    const float *dh; // [blocks][VL] from the step after
+    float *dc;       // [blocks][VL] in: from the step after, out: for the step before
+    float *dgates;   // [blocks][4 gates][VL] before the activation
 };
 
-// With h = o tanh(c):  do/dh and dc/dh need tanh(c) only as h / o, which is cheaper than a second tanh. Where o is so small
-// that the quotient is worthless (below 1e-30), so are both gradients.
-static inline void cells_backward(Index rows, const CellGradientRows &cell)
+// With h = o tanh(c), the gradients need tanh(c) only as h / o, which is cheaper than a second tanh. sigmoid() never
+// gives less than 2^-126, so there is always something to divide by.
+static inline void block_backward(const CellGradients &cell, Index block, Index present)
 {
-    const bool whole = cell.present == VL;
     const Vec one = splat(1.0f);
-    for (Index m = 0; m < rows; ++m) {
-        const float *kept = cell.kept + m * KEPT_PER_UNIT * VL;
-        const Vec i = load(kept), f = load(kept + VL), g = load(kept + 2 * VL), o = load(kept + 3 * VL);
-        const float *y = cell.y[m] + cell.unit;
-        const Vec h = whole ? load(y) : load_part(y, cell.present);
-        Vec dh = load(cell.dh + m * cell.dh_stride);
-        if (cell.dy) dh += whole ? load(cell.dy[m] + cell.unit) : load_part(cell.dy[m] + cell.unit, cell.present);
-        const Vec tanh_c = divide(h, largest(splat(1e-30f), o));
-        const Vec dc = fma(dh, o - h * tanh_c, load(cell.dc + m * VL));
-        Vec gates[GATES];
-        gates[0] = dc * g * i * (one - i);
-        gates[1] = dc * load(cell.c_before + m * cell.c_stride) * f * (one - f);
-        gates[2] = dc * i * (one - g * g);
-        gates[3] = dh * h * (one - o);
-        store(cell.dc + m * VL, dc * f);
-        float *to = cell.dgates + m * cell.dgates_stride;
-        for (Index gate = 0; gate < GATES; ++gate) {
-            store(to + gate * VL, gates[gate]);
-            // Padding must stay zero: an Inf in x makes NaN of its sums, and the products run over it.
-            for (Index n = cell.present; n < VL; ++n) to[gate * VL + n] = 0.0f;
-        }
-    }
+    const float *kept = cell.kept + block * KEPT_PER_UNIT * VL, *y = cell.y + block * VL;
+    const Vec i = load(kept), f = load(kept + VL), g = load(kept + 2 * VL), o = load(kept + 3 * VL);
+    const Vec h = present == VL ? load(y) : load_part(y, present);
+    Vec dh = load(cell.dh + block * VL);
+    if (cell.dy) dh += present == VL ? load(cell.dy + block * VL) : load_part(cell.dy + block * VL, present);
+    const Vec tanh_c = divide(h, o);
+    const Vec dc = fma(dh, o - h * tanh_c, load(cell.dc + block * VL));
+    float *to = cell.dgates + block * BLOCK_SUMS;
+    store(to, dc * g * i * (one - i));
+    store(to + VL, dc * load(cell.c_before + block * cell.c_stride) * f * (one - f));
+    store(to + 2 * VL, dc * i * (one - g * g));
+    store(to + 3 * VL, dh * h * (one - o));
+    store(cell.dc + block * VL, dc * f);
+}
+
+static inline void cells_backward(const CellGradients &cell, Index blocks, Index present_in_last)
+{
+    for (Index block = 0; block + 1 < blocks; ++block) block_backward(cell, block, VL);
+    if (blocks == 0) return;
+    block_backward(cell, blocks - 1, present_in_last);
+    // Padding must stay zero: an Inf in x makes NaN of its sums, and the products run over it.
+    float *to = cell.dgates + (blocks - 1) * BLOCK_SUMS;
+    for (Index gate = 0; gate < GATES; ++gate)
+        for (Index n = present_in_last; n < VL; ++n) to[gate * VL + n] = 0.0f;
 }
 
 #endif

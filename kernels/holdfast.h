@@ -30,38 +30,38 @@
 extern "C" {
 #endif
 
-typedef struct holdfast_lstm {      /* one layer, one direction */
+typedef struct holdfast_lstm { /* one layer, one direction */
     int64_t steps, rows, features, units;
-    int64_t threads;                /* at most; fewer are used where the work is small */
+    int64_t threads; /* at most; fewer are used where the work is small */
     int64_t reverse;
-    const float *x;                 /* [steps, rows, features] */
+    const float *x; /* [steps, rows, features] */
     int64_t x_step, x_row;
-    const float *w_input;           /* [4*units, features] */
-    const float *w_recurrent;       /* [4*units, units] */
-    const float *bias;              /* [4*units], or NULL for zero */
-    const float *h0, *c0;           /* [rows, units], or NULL for zero */
-    const int64_t *lengths;         /* [rows], or NULL: every row has `steps` */
-    float *y;                       /* [steps, rows, units] */
+    const float *w_input;     /* [4*units, features] */
+    const float *w_recurrent; /* [4*units, units] */
+    const float *bias;        /* [4*units], or NULL for zero */
+    const float *h0, *c0;     /* [rows, units], or NULL for zero */
+    const int64_t *lengths;   /* [rows], or NULL: every row has `steps` */
+    float *y;                 /* [steps, rows, units] */
     int64_t y_step, y_row;
-    float *h_last, *c_last;         /* [rows, units] */
-    float *kept;                    /* holdfast_kept_floats(...) floats for the backward pass, or NULL in inference */
-    void *scratch;                  /* holdfast_scratch_bytes(...), 64-byte aligned */
+    float *h_last, *c_last; /* [rows, units] */
+    float *kept;            /* holdfast_kept_floats(...) floats for the backward pass, or NULL in inference */
+    void *scratch;          /* holdfast_scratch_bytes(...), 64-byte aligned */
 } holdfast_lstm;
 
 typedef struct holdfast_lstm_gradients {
-    const float *dy;                /* [steps, rows, units], or NULL for zero */
+    const float *dy; /* [steps, rows, units], or NULL for zero */
     int64_t dy_step, dy_row;
     const float *dh_last, *dc_last; /* [rows, units], or NULL for zero */
     float *dx;                      /* [steps, rows, features], or NULL: not wanted */
     int64_t dx_step, dx_row;
-    float *dw_input;                /* [4*units, features]; each of the following may be NULL: not wanted */
-    float *dw_recurrent;            /* [4*units, units] */
-    float *dbias;                   /* [4*units] */
-    float *dh0, *dc0;               /* [rows, units] */
+    float *dw_input;     /* [4*units, features]; each of the following may be NULL: not wanted */
+    float *dw_recurrent; /* [4*units, units] */
+    float *dbias;        /* [4*units] */
+    float *dh0, *dc0;    /* [rows, units] */
 } holdfast_lstm_gradients;
 
 #if defined(__GNUC__)
-#pragma GCC visibility push(default)  /* everything else in the library is hidden */
+#pragma GCC visibility push(default) /* everything else in the library is hidden */
 #endif
 
 int64_t holdfast_abi(void);
@@ -77,8 +77,12 @@ const char *holdfast_error(int64_t code);
 
 /* Instruction sets: "generic", "avx2", "avx512". The best the CPU has is chosen at load; HOLDFAST_ISA overrides it. */
 const char *holdfast_isa(void);
-int64_t holdfast_use_isa(const char *name);      /* non-zero: this CPU or this build does not have it */
+int64_t holdfast_use_isa(const char *name); /* non-zero: this CPU or this build does not have it */
 int64_t holdfast_has_isa(const char *name);
+
+/* `rounds` rounds of fused multiply-adds in registers alone, on `threads` threads: the roof that benchmarks are held
+ * to. Returns the floating-point operations done; the caller takes the time. */
+int64_t holdfast_burn(int64_t rounds, int64_t threads);
 
 /* Borrow the OpenMP team already in the process: the addresses of these three functions of its runtime, or NULL for one
  * thread. The last two are asked inside a region, because a team may be smaller than the number of threads wanted. */

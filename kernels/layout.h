@@ -2,8 +2,9 @@
 //
 // Words used everywhere below:
 //   block     VL units; the last one may be partly padding
-//   place     a row's position once rows are ordered by falling length: at any step the rows still running are 0..active-1
-//   step      counts a row's own steps in the order they are computed; time_of() says where that lies in x and y
+//   place     a row's position once rows are ordered by falling length: at any step the rows still running are
+//   0..active-1 step      counts a row's own steps in the order they are computed; time_of() says where that lies in x
+//   and y
 #ifndef HOLDFAST_LAYOUT_H
 #define HOLDFAST_LAYOUT_H
 
@@ -11,14 +12,29 @@
 
 enum : Index { GATES = 4, BLOCK_SUMS = GATES * VL, KEPT_PER_UNIT = 5, KEPT_HEADER = 16 };
 
-static inline Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
-static inline Index least_index(Index a, Index b) { return a < b ? a : b; }
-static inline Index largest_index(Index a, Index b) { return a > b ? a : b; }
+static inline Index round_up(Index n, Index to)
+{
+    return (n + to - 1) / to * to;
+}
+static inline Index least_index(Index a, Index b)
+{
+    return a < b ? a : b;
+}
+static inline Index largest_index(Index a, Index b)
+{
+    return a > b ? a : b;
+}
 
 // A row stride of an odd number of cache lines: rows then spread over all sets of the cache, also for powers of two.
-static inline Index row_stride(Index floats) { return (round_up(floats, 16) / 16 | 1) * 16; }
+static inline Index row_stride(Index floats)
+{
+    return (round_up(floats, 16) / 16 | 1) * 16;
+}
 
-static inline Index blocks_of(const holdfast_lstm *p) { return pieces(p->units, VL); }
+static inline Index blocks_of(const holdfast_lstm *p)
+{
+    return pieces(p->units, VL);
+}
 
 // Hands out pieces of the scratch; with base = nullptr it only counts.
 struct Arena {
@@ -35,10 +51,10 @@ struct Arena {
 };
 
 struct Schedule {
-    Index *row;     // [rows]     row at each place
-    Index *length;  // [rows]     its length
-    Index *active;  // [steps+1]  rows still running at each step
-    Index *offset;  // [steps+1]  running rows in all steps before
+    Index *row;    // [rows]     row at each place
+    Index *length; // [rows]     its length
+    Index *active; // [steps+1]  rows still running at each step
+    Index *offset; // [steps+1]  running rows in all steps before
 };
 
 static inline Schedule take_schedule(Arena &arena, const holdfast_lstm *p)
@@ -56,8 +72,8 @@ static inline void fill_schedule(const Schedule &s, const holdfast_lstm *p)
     Index longer = 0;
     for (Index length = steps; length >= 0; --length) {
         const Index same = s.active[length];
-        s.offset[length] = longer;  // the first place of this length
-        s.active[length] = longer;  // rows with more than `length` steps: those that run at step `length`
+        s.offset[length] = longer; // the first place of this length
+        s.active[length] = longer; // rows with more than `length` steps: those that run at step `length`
         longer += same;
     }
     for (Index row = 0; row < rows; ++row) {
@@ -74,7 +90,8 @@ static inline Index total_steps(const holdfast_lstm *p)
 {
     if (!p->lengths) return p->steps * p->rows;
     Index total = 0;
-    for (Index row = 0; row < p->rows; ++row) total += p->lengths[row];
+    // Sizes are asked for before the lengths have been examined.
+    for (Index row = 0; row < p->rows; ++row) total += least_index(largest_index(p->lengths[row], 0), p->steps);
     return total;
 }
 
@@ -103,15 +120,15 @@ static inline float *y_at(const Schedule &s, const holdfast_lstm *p, Index place
     return p->y + time_of(s, p, place, step) * p->y_step + s.row[place] * p->y_row;
 }
 
-// kept: a header, then for every step [block][place][i f g o c][VL].
+// kept: a header, then for every step [place][block][i f g o c][VL].
 static inline Index kept_floats(const holdfast_lstm *p)
 {
     return KEPT_HEADER + total_steps(p) * blocks_of(p) * KEPT_PER_UNIT * VL;
 }
 
-static inline float *kept_at(const Schedule &s, const holdfast_lstm *p, Index step, Index block, Index place)
+static inline float *kept_at(const Schedule &s, const holdfast_lstm *p, Index step, Index place, Index block)
 {
-    const Index before = s.offset[step] * blocks_of(p) + block * s.active[step] + place;
+    const Index before = (s.offset[step] + place) * blocks_of(p) + block;
     return p->kept + KEPT_HEADER + before * KEPT_PER_UNIT * VL;
 }
 
@@ -135,12 +152,16 @@ struct Share {
     Index first_block, last_block;
 };
 
+enum : Index { MOST_ROWS_BY_UNITS = 64, LEAST_BYTES_BY_UNITS = 96 * 1024 };
+
 // Rows are cut where there are enough of them: each worker then runs through all of time alone. A few rows with a large
-// state are cut by units, which costs one barrier per step but halves the weights that each core has to read.
+// state are cut by units, which costs one barrier per step (about 0.4 microseconds) but shares out the weights that the
+// cores have to read: some 0.1 MB per worker must be saved for that to pay.
 static inline bool cut_by_units(const holdfast_lstm *p, Index workers)
 {
     const Index weight_bytes = 4 * GATES * p->units * p->units;
-    return workers > 1 && p->steps > 1 && p->rows < 3 * workers && p->rows <= 64 && weight_bytes / workers >= 96 * 1024;
+    return workers > 1 && p->steps > 1 && p->rows < 3 * workers && p->rows <= MOST_ROWS_BY_UNITS &&
+           weight_bytes / workers >= LEAST_BYTES_BY_UNITS;
 }
 
 static inline Index useful_workers(const holdfast_lstm *p)

@@ -30,23 +30,31 @@ static inline void transpose(Vec square[VL])
     }
 }
 
-// weights [4*units, columns] -> to [columns][4 gates][VL] for the units of one block; units past the end get zeros.
-static void pack_block(float *to, const float *weights, Index units, Index columns, Index block)
+// One gate's weights for a block of units, from weights [4*units, columns]: calls use(k, w) for every column k in
+// rising order, w holding that column for the block's units. Units past the end get zeros.
+template <class Use>
+static inline void for_each_column(const float *weights, Index units, Index columns, Index block, Index gate, Use use)
 {
     const Index present = least_index(VL, units - block * VL);
-    for (Index gate = 0; gate < GATES; ++gate) {
-        const float *from = weights + (gate * units + block * VL) * columns;
-        for (Index column = 0; column < columns; column += VL) {
-            const Index wide = least_index(VL, columns - column);
-            Vec square[VL];
-            for (Index i = 0; i < VL; ++i) {
-                const float *row = from + i * columns + column;
-                square[i] = i >= present ? Vec{} : wide == VL ? load(row) : load_part(row, wide);
-            }
-            transpose(square);
-            for (Index i = 0; i < wide; ++i) store(to + (column + i) * BLOCK_SUMS + gate * VL, square[i]);
+    const float *from = weights + (gate * units + block * VL) * columns;
+    for (Index column = 0; column < columns; column += VL) {
+        const Index wide = least_index(VL, columns - column);
+        Vec square[VL];
+        for (Index i = 0; i < VL; ++i) {
+            const float *row = from + i * columns + column;
+            square[i] = i >= present ? Vec{} : wide == VL ? load(row) : load_part(row, wide);
         }
+        transpose(square);
+        for (Index i = 0; i < wide; ++i) use(column + i, square[i]);
     }
+}
+
+// weights [4*units, columns] -> to [columns][4 gates][VL] for the units of one block.
+static void pack_block(float *to, const float *weights, Index units, Index columns, Index block)
+{
+    for (Index gate = 0; gate < GATES; ++gate)
+        for_each_column(weights, units, columns, block, gate,
+                        [=](Index k, Vec w) { store(to + k * BLOCK_SUMS + gate * VL, w); });
 }
 
 // The row of weights that stands at position k of [block][gate][VL], or -1 where k is padding.
@@ -59,9 +67,9 @@ static inline Index weight_row(Index k, Index units)
 // Backwards the products run over the gates: weights [4*units, columns] are cut into panels of up to PANEL vectors of
 // columns, each [k in the order of weight_row()][its columns]; columns and k past the end are zeros.
 struct Panels {
-    Index vectors;  // VL columns each
+    Index vectors; // VL columns each
     Index count;
-    Index depth;  // blocks * BLOCK_SUMS
+    Index depth; // blocks * BLOCK_SUMS
     float *packed;
 
     Index first(Index panel) const { return border(vectors, count, panel); }

@@ -3,7 +3,8 @@
 
 #include <sched.h>
 
-namespace {
+namespace
+{
 
 // The three entries of the OpenMP runtime that torch has already loaded (GNU's names; LLVM's runtime offers them too).
 // Linking our own copy would put two runtimes into one process: pytorch#98836, #149422.
@@ -32,7 +33,7 @@ inline void pause()
 #endif
 }
 
-}  // namespace
+} // namespace
 
 void run_team(Index workers, Work work, void *job)
 {
@@ -55,8 +56,10 @@ void wait_for_all(Barrier *barrier, Index workers)
     }
     // A neighbour on the same core may be the one we wait for: after some 2000 pauses let it run.
     for (int spins = 0; __atomic_load_n(&barrier->phase, __ATOMIC_ACQUIRE) == phase; ++spins) {
-        if (spins < 2000) pause();
-        else sched_yield();
+        if (spins < 2000)
+            pause();
+        else
+            sched_yield();
     }
 }
 

@@ -2,9 +2,9 @@
 //
 //     c[m][n] = init[m][n] + sum over k, in rising order, of a(m, k) * b[k][n]
 //
-// for a tile of ROWS x WIDTH*VL elements whose sums stay in registers (6 x 4 of 32 with AVX-512, 3 x 4 of 16 with AVX2).
-// The order of the sum does not depend on the tile's shape: this is why the engine gives the same bits for a row alone, in
-// a batch, and on any number of threads.
+// for a tile of ROWS x WIDTH*VL elements whose sums stay in registers (6 x 4 of 32 with AVX-512, 3 x 4 of 16 with
+// AVX2). The order of the sum does not depend on the tile's shape: this is why the engine gives the same bits for a row
+// alone, in a batch, and on any number of threads.
 #ifndef HOLDFAST_TILE_H
 #define HOLDFAST_TILE_H
 
@@ -22,6 +22,8 @@ struct TileJob {
     Index init_stride;
     float *c;
     Index c_stride;
+    const float *ahead; // per k one cache line is fetched for whoever comes next: this one, and so on, ahead_stride
+    Index ahead_stride; // apart; nullptr and 0: none
 };
 
 typedef void (*Tile)(const TileJob &);
@@ -39,6 +41,8 @@ static __attribute__((noinline)) void tile(const TileJob &job)
         for (int n = 0; n < WIDTH; ++n) sum[m][n] = load(job.init + m * job.init_stride + n * VL);
     const float *a = job.a, *b = job.b;
     const Index a_stride = job.a_stride, b_stride = job.b_stride;
+    const float *ahead = job.ahead ? job.ahead : b;
+    const Index ahead_stride = job.ahead_stride;
     for (Index k = job.depth; k > 0; --k) {
         Vec column[ROWS];
         if (VL < 16) {
@@ -62,6 +66,8 @@ static __attribute__((noinline)) void tile(const TileJob &job)
                 for (int n = 0; n < WIDTH; ++n) sum[m][n] = fma(am, row[n], sum[m][n]);
             }
         }
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += ahead_stride;
         a += ORDER == BY_ROWS ? 1 : a_stride;
         b += b_stride;
     }
@@ -72,12 +78,12 @@ static __attribute__((noinline)) void tile(const TileJob &job)
 }
 
 // tile_of[order][rows - 1][width - 1]
-#define HOLDFAST_TILES(rows, order) {tile<rows, 1, order>, tile<rows, 2, order>, tile<rows, 3, order>, tile<rows, 4, order>}
-#define HOLDFAST_TILE_TABLE(order)                                                                                       \
-    {HOLDFAST_TILES(1, order), HOLDFAST_TILES(2, order), HOLDFAST_TILES(3, order), HOLDFAST_TILES(4, order),            \
-     HOLDFAST_TILES(5, order), HOLDFAST_TILES(6, order)}
-#define HOLDFAST_SMALL_TILE_TABLE(order)                                                                                 \
-    {HOLDFAST_TILES(1, order), HOLDFAST_TILES(2, order), HOLDFAST_TILES(3, order)}
+#define HOLDFAST_TILES(rows, order)                                                                                    \
+    {tile<rows, 1, order>, tile<rows, 2, order>, tile<rows, 3, order>, tile<rows, 4, order>}
+#define HOLDFAST_TILE_TABLE(order)                                                                                     \
+    {HOLDFAST_TILES(1, order), HOLDFAST_TILES(2, order), HOLDFAST_TILES(3, order),                                     \
+     HOLDFAST_TILES(4, order), HOLDFAST_TILES(5, order), HOLDFAST_TILES(6, order)}
+#define HOLDFAST_SMALL_TILE_TABLE(order) {HOLDFAST_TILES(1, order), HOLDFAST_TILES(2, order), HOLDFAST_TILES(3, order)}
 
 static constexpr Tile tile_of[2][TILE_ROWS][4] = {
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -87,11 +93,17 @@ static constexpr Tile tile_of[2][TILE_ROWS][4] = {
 #endif
 };
 
-enum : Index { PANEL = 4 };  // vectors in the widest tile
+enum : Index { PANEL = 4 }; // vectors in the widest tile
 
-static inline Index pieces(Index count, Index most) { return (count + most - 1) / most; }
+static inline Index pieces(Index count, Index most)
+{
+    return (count + most - 1) / most;
+}
 
 // Border `index` of `count` things cut into `parts` pieces of nearly the same size: 16 rows make 6+5+5, not 6+6+4.
-static inline Index border(Index count, Index parts, Index index) { return count * index / parts; }
+static inline Index border(Index count, Index parts, Index index)
+{
+    return count * index / parts;
+}
 
 #endif

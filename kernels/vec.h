@@ -25,18 +25,45 @@ typedef float Vec __attribute__((vector_size(VL * 4), may_alias));
 typedef float LooseVec __attribute__((vector_size(VL * 4), may_alias, aligned(4)));
 typedef int32_t IntVec __attribute__((vector_size(VL * 4), may_alias));
 
-static inline Vec load(const float *from) { return *reinterpret_cast<const LooseVec *>(from); }
-static inline void store(float *to, Vec v) { *reinterpret_cast<LooseVec *>(to) = v; }
+static inline Vec load(const float *from)
+{
+    return *reinterpret_cast<const LooseVec *>(from);
+}
+static inline void store(float *to, Vec v)
+{
+    *reinterpret_cast<LooseVec *>(to) = v;
+}
 
 #if defined(__AVX512F__)
 
-static inline Vec splat(float v) { return (Vec)_mm512_set1_ps(v); }
-static inline Vec fma(Vec a, Vec b, Vec c) { return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-static inline Vec least(Vec limit, Vec v) { return (Vec)_mm512_min_ps((__m512)limit, (__m512)v); }
-static inline Vec largest(Vec limit, Vec v) { return (Vec)_mm512_max_ps((__m512)limit, (__m512)v); }
-static inline Vec nearest(Vec v) { return (Vec)_mm512_roundscale_ps((__m512)v, 0x08); }
-static inline Vec times_power_of_two(Vec v, Vec n) { return (Vec)_mm512_scalef_ps((__m512)v, (__m512)n); }
-static inline Vec rough_reciprocal(Vec v) { return (Vec)_mm512_rcp14_ps((__m512)v); }
+static inline Vec splat(float v)
+{
+    return (Vec)_mm512_set1_ps(v);
+}
+static inline Vec fma(Vec a, Vec b, Vec c)
+{
+    return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+static inline Vec least(Vec limit, Vec v)
+{
+    return (Vec)_mm512_min_ps((__m512)limit, (__m512)v);
+}
+static inline Vec largest(Vec limit, Vec v)
+{
+    return (Vec)_mm512_max_ps((__m512)limit, (__m512)v);
+}
+static inline Vec nearest(Vec v)
+{
+    return (Vec)_mm512_roundscale_ps((__m512)v, 0x08);
+}
+static inline Vec times_power_of_two(Vec v, Vec n)
+{
+    return (Vec)_mm512_scalef_ps((__m512)v, (__m512)n);
+}
+static inline Vec rough_reciprocal(Vec v)
+{
+    return (Vec)_mm512_rcp14_ps((__m512)v);
+}
 
 static inline Vec load_part(const float *from, Index count)
 {
@@ -62,26 +89,62 @@ static inline void store_part(float *to, Vec v, Index count)
     memcpy(to, &v, sizeof(float) * static_cast<size_t>(count));
 }
 
-static inline Vec power_of_two(IntVec n) { return (Vec)((n + 127) << 23); }
+static inline Vec power_of_two(IntVec n)
+{
+    return (Vec)((n + 127) << 23);
+}
 
 #if defined(__AVX2__)
 
-static inline Vec splat(float v) { return (Vec)_mm256_set1_ps(v); }
-static inline Vec fma(Vec a, Vec b, Vec c) { return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-static inline Vec least(Vec limit, Vec v) { return (Vec)_mm256_min_ps((__m256)limit, (__m256)v); }
-static inline Vec largest(Vec limit, Vec v) { return (Vec)_mm256_max_ps((__m256)limit, (__m256)v); }
-static inline Vec nearest(Vec v) { return (Vec)_mm256_round_ps((__m256)v, 0x08); }
-static inline Vec times_power_of_two(Vec v, Vec n) { return v * power_of_two((IntVec)_mm256_cvtps_epi32((__m256)n)); }
+static inline Vec splat(float v)
+{
+    return (Vec)_mm256_set1_ps(v);
+}
+static inline Vec fma(Vec a, Vec b, Vec c)
+{
+    return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+static inline Vec least(Vec limit, Vec v)
+{
+    return (Vec)_mm256_min_ps((__m256)limit, (__m256)v);
+}
+static inline Vec largest(Vec limit, Vec v)
+{
+    return (Vec)_mm256_max_ps((__m256)limit, (__m256)v);
+}
+static inline Vec nearest(Vec v)
+{
+    return (Vec)_mm256_round_ps((__m256)v, 0x08);
+}
+static inline Vec times_power_of_two(Vec v, Vec n)
+{
+    return v * power_of_two((IntVec)_mm256_cvtps_epi32((__m256)n));
+}
 
 #else
 
-static inline Vec splat(float v) { return Vec{v, v, v, v}; }
-static inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
-static inline Vec least(Vec limit, Vec v) { return limit < v ? limit : v; }
-static inline Vec largest(Vec limit, Vec v) { return limit > v ? limit : v; }
+static inline Vec splat(float v)
+{
+    return Vec{v, v, v, v};
+}
+static inline Vec fma(Vec a, Vec b, Vec c)
+{
+    return a * b + c;
+}
+static inline Vec least(Vec limit, Vec v)
+{
+    return limit < v ? limit : v;
+}
+static inline Vec largest(Vec limit, Vec v)
+{
+    return limit > v ? limit : v;
+}
 
 // Adding 1.5 * 2^23 leaves no room for a fraction; taking it away again leaves the nearest integer (|v| < 2^22).
-static inline Vec nearest(Vec v) { return (v + 12582912.0f) - 12582912.0f; }
+static inline Vec nearest(Vec v)
+{
+    return (v + 12582912.0f) - 12582912.0f;
+}
 static inline Vec times_power_of_two(Vec v, Vec n)
 {
     return v * power_of_two(__builtin_convertvector(n, IntVec));
@@ -91,13 +154,16 @@ static inline Vec times_power_of_two(Vec v, Vec n)
 #endif
 
 // least and largest give v back when v is a NaN (x86: the second operand), so a NaN survives every clamp.
-static inline Vec clamp(Vec v, float limit) { return largest(splat(-limit), least(splat(limit), v)); }
+static inline Vec clamp(Vec v, float limit)
+{
+    return largest(splat(-limit), least(splat(limit), v));
+}
 
 // a / b for 2^-126 <= |b| <= 2^126. One correction of the quotient itself, so that |a| < |b| never gives more than 1.
 static inline Vec divide(Vec a, Vec b)
 {
 #if defined(__AVX512F__)
-    const Vec rough = rough_reciprocal(b);  // relative error 2^-14
+    const Vec rough = rough_reciprocal(b); // relative error 2^-14
     const Vec quotient = a * rough;
     return fma(fma(-quotient, b, a), rough, quotient);
 #else
@@ -105,7 +171,8 @@ static inline Vec divide(Vec a, Vec b)
 #endif
 }
 
-// 2^v for v <= 126: 2^floor(v) times a polynomial in the fraction, of degree 5, fitted for least relative error (7.5e-8).
+// 2^v for v <= 126: 2^floor(v) times a polynomial in the fraction, of degree 5, fitted for least relative error
+// (7.5e-8).
 static inline Vec two_to_the(Vec v)
 {
 #if defined(__AVX512F__)
@@ -114,7 +181,7 @@ static inline Vec two_to_the(Vec v)
     const Vec whole = v;
 #else
     v = largest(splat(-126.0f), v);
-    const Vec whole = nearest(v - splat(0.5f));  // floor, or one less where the fraction comes out as 1
+    const Vec whole = nearest(v - splat(0.5f)); // floor, or one less where the fraction comes out as 1
     const Vec f = v - whole;
 #endif
     Vec p = fma(splat(1.877576680e-3f), f, splat(8.989340283e-3f));
@@ -125,7 +192,8 @@ static inline Vec two_to_the(Vec v)
     return times_power_of_two(p, whole);
 }
 
-// sigmoid(v) = 1 / (1 + 2^t), t = -v log2(e).
+// sigmoid(v) = 1 / (1 + 2^t), t = -v log2(e). Over [-30, 30] within 1.0e-7 of float64; relative to the result within
+// 1.9e-6, which is what rounding t leaves of the tail.
 static inline Vec sigmoid(Vec v)
 {
     const Vec t = least(splat(126.0f), v * splat(-1.44269504f));
@@ -133,7 +201,8 @@ static inline Vec sigmoid(Vec v)
 }
 
 // tanh(v) = u / (u + 2) with u = e^2v - 1 = 2^n (2^f - 1) + (2^n - 1): no cancellation near zero, so the relative error
-// stays at rounding level there too. P of degree 5 (1.1e-8). Beyond |v| = 9.1 the float32 result is 1.
+// stays at rounding level there too: 2.4e-7 over [-30, 30], absolutely 1.5e-7. The polynomial's own is 1.1e-8. Beyond
+// |v| = 9.1 the float32 result is 1.
 static inline Vec hyperbolic_tangent(Vec v)
 {
     const Vec t = clamp(v * splat(2.88539008f), 27.0f);

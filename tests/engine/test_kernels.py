@@ -5,6 +5,9 @@ dynamics carry errors on. With weights drawn as torch.nn.LSTM draws them (unifor
 grow, so 2e-6 of the largest element leaves a factor of about ten for the sizes below. A wrong formula is wrong by 1e-3.
 """
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -378,6 +381,21 @@ def test_backward_twice_gives_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one[1:], two[1:], strict=True) if a is not None and b is not None)
 
 
+def test_kept_memory_is_used_again_only_once_nobody_holds_it() -> None:
+    c = make(100, 16, 4, 64)
+
+    def kept() -> Tensor:
+        return native.forward(c.x, c.w, c.r, c.b, None, None, None, reverse=False, keep=True)[3]
+
+    one, two = kept(), kept()
+    assert one.data_ptr() != two.data_ptr()
+    address, end = one.data_ptr(), one[-1:]
+    del one
+    assert kept().data_ptr() != address  # `end` still lives there
+    del end
+    assert kept().data_ptr() == address
+
+
 def test_two_python_threads_at_once() -> None:
     torch.set_num_threads(2)
     cases = [make(20, 12, 30, 64, seed=seed, ragged=bool(seed)) for seed in range(2)]
@@ -403,9 +421,16 @@ def test_kept_of_another_instruction_set_is_refused() -> None:
     c = make(5, 3, 4, 16)  # 16 units: the sizes agree, so only the header tells
     native.use_isa(ISAS[0])
     y, _, _, kept = native.forward(c.x, c.w, c.r, c.b, None, None, None, reverse=False, keep=True)
-    native.use_isa(ISAS[1])
+    native.use_isa(ISAS[-1])
     with pytest.raises(ValueError, match="kept"):
         native.backward(c.dy, None, None, c.x, c.w, c.r, None, None, None, y, kept, reverse=False, need_x=False)
+
+
+def test_an_unknown_instruction_set_in_the_environment_is_named() -> None:
+    code = "from holdfast.engine import native; print(native.available(), native.why_not())"
+    environment = {**os.environ, "HOLDFAST_ISA": "avx9"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith("False") and "HOLDFAST_ISA=avx9" in done.stdout
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -429,8 +454,11 @@ def test_what_does_not_fit_is_refused() -> None:
         call(h0=torch.zeros(2, 7))
     with pytest.raises(ValueError, match="lengths"):
         call(lengths=torch.zeros(3))
-    for bad in (-1, 6):
+    for bad in (-1, 6, -1000, 1 << 40):
+        lengths = torch.tensor([0, bad, 5])
         with pytest.raises(ValueError, match="length"):
-            call(lengths=torch.tensor([0, bad, 5]))
+            call(lengths=lengths)
+        with pytest.raises(ValueError, match="length"):
+            native.forward(c.x, c.w, c.r, c.b, c.h0, c.c0, lengths, reverse=False, keep=True)
     with pytest.raises(ValueError, match="avx9"):
         native.use_isa("avx9")

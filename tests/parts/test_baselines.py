@@ -57,6 +57,12 @@ def test_exponential_smoothing_takes_very_short_and_flat_series() -> None:
     np.testing.assert_allclose(smoothed.median[[0, 2]], [[5] * 3, [7] * 3])
 
 
+def test_exponential_smoothing_does_not_explode() -> None:
+    history = np.exp(np.array([[0.0, 0.1, 0.1, 0.3, 0.9, 2.7, 8.1]]))
+    quantiles = exponential_smoothing(history, 1, 40).quantiles(np.array([-1.96, 0.0, 1.96]))
+    assert quantiles.max() == pytest.approx(10 * np.exp(8.1))
+
+
 @pytest.mark.parametrize(
     ("name", "season", "published"),
     [  # sMAPE and MASE from the table of the M4 organisers, Hourly and Weekly rows

@@ -76,3 +76,13 @@ def test_mean_of_quantiles_of_a_straight_line_is_its_middle() -> None:
     levels = np.array(LEVELS)
     assert mean_of_quantiles(10 * levels, LEVELS) == pytest.approx(5.0)
     assert mean_of_quantiles(np.full((3, len(LEVELS)), 7.0), LEVELS).tolist() == pytest.approx([7, 7, 7])
+
+
+def test_conformal_widening_errs_on_the_wide_side_where_little_is_known() -> None:
+    target = np.random.default_rng(8).normal(size=(400, 1))
+    zero = np.zeros((400, 1))
+    plain, few, many = (
+        float(conformal_widening(zero, zero, target, 0.8, independent=count)[0]) for count in (None, 4, 40000)
+    )
+    assert few == pytest.approx(np.quantile(np.abs(target), 0.9), abs=0.04)  # half way to 1; 0.04: two of 400 draws
+    assert plain <= many < plain + 0.05 < few

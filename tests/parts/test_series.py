@@ -96,6 +96,12 @@ def test_rows_as_in_m4_and_tables_without_times() -> None:
     assert found[0].frequency == Frequency("step", 1)
 
 
+def test_columns_that_tell_series_apart_only_together() -> None:
+    days = [day for day in dates("2024-01-01", 3, "1D") for _ in range(4)]
+    frame = pl.DataFrame({"store": ["n", "n", "s", "s"] * 3, "item": [1, 2, 1, 2] * 3, "date": days, "y": range(12)})
+    assert [one.id for one in read(frame)] == ["n/1", "n/2", "s/1", "s/2"]
+
+
 def test_gaps_are_missing_and_covariates_reach_ahead() -> None:
     frame = pl.DataFrame({
         "date": ["2024-03-01", "2024-03-02", "2024-03-05", "2024-03-06", "2024-03-07"],
@@ -158,6 +164,16 @@ def test_rows_one_by_one_give_the_same_series_and_forget_old_ones() -> None:
         rows.add({"id": "a", "time": "2024-01-05", "value": 1})
     with pytest.raises(DataError, match="off the grid"):
         rows.add({"id": "a", "time": "2024-02-05 10:00", "value": 1})
+
+
+def test_roles_of_rows_are_found_as_in_a_table() -> None:
+    rows = Rows(Columns(values=("passengers",)), MONTHLY, memory=9)
+    for month in ("2024-01", "2024-02", "2024-03"):
+        rows.add({"region": "north", "month": month, "passengers": "12.5"})
+    [one] = rows.series()
+    assert one.id == "north" and one.values.tolist() == [12.5] * 3
+    with pytest.raises(DataError, match="which is the value"):
+        Rows(Columns(), MONTHLY, memory=9).add({"month": "2024-01", "a": 1, "b": 2})
 
 
 def test_rows_of_json_lines_and_bad_lines() -> None:

@@ -32,6 +32,7 @@ log = logging.getLogger("holdfast")
 
 HALF = len(LEVELS) // 2
 PAIRS = tuple(LEVELS[-1 - pair] - LEVELS[pair] for pair in range(HALF))  # coverage of each interval, widest first
+PROMISED = 2  # the widest pairs are shown as intervals: they err on the wide side
 AT_ONCE = 512  # windows answered together
 LOOKS = 2000  # validation windows at most
 EPOCH = 256  # batches in an epoch at most: between two of them the series are stacked anew
@@ -122,7 +123,7 @@ class Forecaster(Application[Series, Outlook, Windows, Forecast, Mapping[str, An
         return Columns(self.id_column, self.time_column, values, self.past, self.future, self.static)
 
     def synthesize(self, count: int, rng: np.random.Generator) -> list[Series]:
-        """Series with trend, two seasons, noise and gaps: daily sales of made-up shops."""
+        """Daily sales of made-up shops: trend, weeks, wages every second Friday, noise and gaps."""
         return made_up_series(count, rng)
 
     def split(self, examples: Sequence[Series], rng: np.random.Generator) -> tuple[list[Series], list[Series]]:
@@ -181,7 +182,7 @@ class Forecaster(Application[Series, Outlook, Windows, Forecast, Mapping[str, An
         stack = Stack(codec.cut, examples)
         which, origins = backtest.last_origins(examples, codec.cut, LOOKS)
         asked = backtest.Asked.of(stack, which, origins)
-        quantiles = answers(net, stack, which, origins)
+        quantiles, _ = answers(net, stack, which, origins)
         if self.blend:
             classic = blending.classic(codec.cut, examples, which, origins, codec.memory)
             share = blending.best_share(quantiles[..., HALF], classic, asked)
@@ -191,9 +192,14 @@ class Forecaster(Application[Series, Outlook, Windows, Forecast, Mapping[str, An
             quantiles = blending.blended(quantiles, classic, share)
             codec = dataclasses.replace(codec, share=share)
         scale = asked.scale[:, None]
+        apart = backtest.apart(which, origins, codec.cut.horizon)
         widening = [
             conformal_widening(
-                quantiles[..., pair] / scale, quantiles[..., -1 - pair] / scale, asked.target / scale, PAIRS[pair]
+                quantiles[..., pair] / scale,
+                quantiles[..., -1 - pair] / scale,
+                asked.target / scale,
+                PAIRS[pair],
+                independent=apart if pair < PROMISED else None,
             )
             for pair in range(HALF)
         ]
@@ -212,16 +218,17 @@ class Forecaster(Application[Series, Outlook, Windows, Forecast, Mapping[str, An
                     hint="train a model on such series, or resample them",
                 )
         stack = Stack(codec.cut, examples)
-        quantiles = answers(net, stack, which, origins)
+        quantiles, scale = answers(net, stack, which, origins)
         if codec.share < 1:
             classic = blending.classic(codec.cut, examples, which, origins, codec.memory)
             quantiles = blending.blended(quantiles, classic, codec.share)
-        scale = backtest.Asked.of(stack, which, origins).scale
         quantiles = codec.cut.unseen(widened(quantiles, LEVELS, codec.widening * scale[:, None, None]))
         return np.maximum(quantiles, 0.0) if codec.nonnegative else quantiles
 
     def predict(self, net: nn.Module, codec: Outlook, inputs: Sequence[Series]) -> list[Forecast]:
         """The steps after each series' last value."""
+        if not inputs:
+            return []
         recent = [newest(one, codec.memory) for one in inputs]
         origins = np.array([len(one.values) for one in recent])
         quantiles = self.quantiles_at(net, codec, recent, np.arange(len(recent)), origins)
@@ -264,14 +271,16 @@ class Forecaster(Application[Series, Outlook, Windows, Forecast, Mapping[str, An
         return fan_chart(inputs, [(one.median, *one.interval(80), *one.interval(95)) for one in outputs])
 
 
-def answers(net: nn.Module, stack: Stack, which: np.ndarray, origins: np.ndarray) -> np.ndarray:
-    """The network's quantiles [windows, horizon, levels] of seen values: before blending, widening and exponentials."""
-    found: list[np.ndarray] = []
+def answers(net: nn.Module, stack: Stack, which: np.ndarray, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The network's quantiles [windows, horizon, levels] of seen values, before all corrections; scales [windows]."""
+    found = [np.zeros((0, stack.cut.horizon, len(LEVELS)))]
+    scales = [np.zeros(0)]
     for begin in range(0, len(which), AT_ONCE):
         windows = stack.windows(which[begin : begin + AT_ONCE], origins[begin : begin + AT_ONCE])
         scaled = net(windows)[:, : stack.cut.horizon].double().numpy()
         found.append(windows.centre[:, None, None] + windows.scale[:, None, None] * scaled)
-    return np.concatenate(found) if found else np.zeros((0, stack.cut.horizon, len(LEVELS)))
+        scales.append(windows.scale)
+    return np.concatenate(found), np.concatenate(scales)
 
 
 def newest(one: Series, memory: int) -> Series:
@@ -307,7 +316,7 @@ class ForecastStream(Stream[Mapping[str, Any], Forecast]):
         series = self.heard.series()
         self.heard = Rows(self.application.columns, self.codec.cut.frequency, self.codec.memory)
         with torch.inference_mode():
-            return self.application.predict(self.net, self.codec, series) if series else []
+            return self.application.predict(self.net, self.codec, series)
 
     def state(self) -> bytes:
         """The rows kept."""

@@ -5,11 +5,11 @@ never a stray read there.
 """
 
 import ctypes
-import mmap
 import os
 import struct
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +18,14 @@ from torch import Tensor
 
 import holdfast
 
+from .pages import Pool, Scratch
+
 _ABI: Final = 1
 _ISAS: Final = ("generic", "avx2", "avx512")
-_HUGE: Final = 2 << 20  # bytes in a huge page
-_POOLED_FROM: Final = 256 << 10  # bytes; below, torch's allocator serves from memory that is already mapped
-_POOLED_MOST: Final = 256 << 20  # bytes that may lie idle
 
 # The two argument structures of holdfast.h, all of whose fields are 64 bits wide.
 _LSTM: Final = struct.Struct("@22q")
+_BUFFERS: Final = struct.Struct("@2q")
 _GRADIENTS: Final = struct.Struct("@13q")
 
 
@@ -36,6 +36,7 @@ class _Library:
         self.dll = ctypes.CDLL(str(path))
         self.forward = self._entry("holdfast_lstm_forward", ctypes.c_void_p)
         self.backward = self._entry("holdfast_lstm_backward", ctypes.c_void_p, ctypes.c_void_p)
+        self.burn = self._entry("holdfast_burn", ctypes.c_int64, ctypes.c_int64)
         self.kept_floats = self._entry("holdfast_kept_floats", ctypes.c_void_p)
         self.scratch_bytes = self._entry("holdfast_scratch_bytes", ctypes.c_void_p, ctypes.c_int64)
         self.use_isa = self._entry("holdfast_use_isa", ctypes.c_char_p)
@@ -45,6 +46,9 @@ class _Library:
         abi = self._entry("holdfast_abi")()
         if abi != _ABI:
             raise OSError(f"{path} speaks ABI {abi}, this Holdfast speaks {_ABI}: reinstall holdfast")
+        wanted = os.environ.get("HOLDFAST_ISA")
+        if wanted and self.isa().decode() != wanted:
+            raise OSError(f"HOLDFAST_ISA={wanted} is not an instruction set of this CPU and this build")
         self._borrow_team()
 
     def _entry(self, name: str, *arguments: type, result: type = ctypes.c_int64) -> "ctypes._NamedFuncPointer":  # pyright: ignore[reportPrivateUsage]
@@ -141,100 +145,34 @@ def use_isa(name: str) -> None:
         raise ValueError(f"instruction set {name!r} is not to be had here; there are {', '.join(isas())}")
 
 
-def _fresh_pages(size: int) -> tuple[mmap.mmap, int]:
-    """New memory of at least `size` bytes in huge pages where the system has them, and where in it the first one begins."""
-    pages = mmap.mmap(-1, size + _HUGE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
-    return pages, -start % _HUGE
-
-
-def _whole_pages(size: int) -> int:
-    return -(-size // _HUGE) * _HUGE
+def peak_flops(threads: int) -> float:
+    """Floating-point operations per second of multiply-adds in registers alone: the roof for every kernel."""
+    burn = _loaded().burn
+    best = 0.0
+    for _ in range(5):  # the first run also wakes the CPU up
+        start = time.perf_counter()
+        done = burn(20_000_000, threads)
+        best = max(best, done / (time.perf_counter() - start))
+    return best
 
 
 class _Room(threading.local):
-    """Per thread: the argument structures and one scratch buffer, kept because fresh pages cost more than the steps do."""
+    """Per thread: the argument structures and the scratch."""
 
     def __init__(self) -> None:
         self.lstm = ctypes.create_string_buffer(_LSTM.size)
         self.gradients = ctypes.create_string_buffer(_GRADIENTS.size)
         self.lstm_at = ctypes.addressof(self.lstm)
         self.gradients_at = ctypes.addressof(self.gradients)
-        self.size = 0
-        self.address = 0
-        self.pages: mmap.mmap | None = None
-
-    def scratch(self, size: int) -> int:
-        """Address of at least `size` bytes, aligned to huge pages, in which the next call may do what it likes."""
-        if size > self.size:
-            self.size = _whole_pages(size + size // 4)
-            self.pages, offset = _fresh_pages(self.size)
-            self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.pages)) + offset
-        return self.address
+        self.scratch = Scratch()
 
 
-class _Pool:
-    """Memory for `kept`, used again once nobody holds the tensor any more.
-
-    A training step writes tens of megabytes here. From torch's allocator they come as fresh pages every time, and the
-    kernel's clearing of those cost up to a tenth of a training step. Whether a piece is free its reference count tells:
-    torch.frombuffer holds the buffer for as long as a tensor lives on it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pieces: list[tuple[int, mmap.mmap, int]] = []  # size, memory, offset; least recently used first
-
-    def take(self, floats: int) -> Tensor:
-        """An uninitialised float32 tensor of this many elements."""
-        size = floats * 4
-        if size < _POOLED_FROM:
-            return torch.empty(floats)
-        with self._lock:
-            index = self._free_piece(size)
-            if index is None:
-                whole = _whole_pages(size)
-                self._drop_unused()
-                piece = (whole, *_fresh_pages(whole))
-            else:
-                piece = self._pieces.pop(index)
-            self._pieces.append(piece)
-            return torch.frombuffer(piece[1], dtype=torch.float32, count=floats, offset=piece[2])
-
-    def _is_free(self, index: int) -> bool:
-        # One reference is the tuple's, one the argument of getrefcount.
-        return sys.getrefcount(self._pieces[index][1]) <= 2
-
-    def _free_piece(self, size: int) -> int | None:
-        """The smallest free piece that fits without wasting more than half of it."""
-        fitting = [
-            (self._pieces[n][0], n)
-            for n in range(len(self._pieces))
-            if size <= self._pieces[n][0] <= 2 * size + _HUGE and self._is_free(n)
-        ]
-        return min(fitting)[1] if fitting else None
-
-    def _drop_unused(self) -> None:
-        """Give the oldest free pieces back to the system while more than `_POOLED_MOST` bytes lie idle."""
-        free = [n for n in range(len(self._pieces)) if self._is_free(n)]
-        idle = sum(self._pieces[n][0] for n in free)
-        dropped: set[int] = set()
-        for n in free:
-            if idle <= _POOLED_MOST:
-                break
-            idle -= self._pieces[n][0]
-            dropped.add(n)
-        self._pieces = [piece for n, piece in enumerate(self._pieces) if n not in dropped]
-
-
-_pool = _Pool()
+_pool = Pool()
 _room = _Room()
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
-    if tensor.dtype is not dtype or tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+    if tensor.dtype is not dtype or not tensor.is_cpu or tensor.layout is not torch.strided:
         raise ValueError(
             f"{name} came as {tensor.dtype} on {tensor.device} ({tensor.layout}); expected {dtype} on cpu (strided)"
         )
@@ -284,7 +222,8 @@ class _Inputs:
     ) -> None:
         if x.dim() != 3 or w_recurrent.dim() != 2:
             raise ValueError(
-                f"x and w_recurrent came with {x.dim()} and {w_recurrent.dim()} axes; expected 3 ([time, batch, features]) and 2"
+                f"x and w_recurrent came with {x.dim()} and {w_recurrent.dim()} axes; "
+                "expected 3 ([time, batch, features]) and 2"
             )
         self.steps, self.batch, self.features = x.shape
         self.units = w_recurrent.shape[1]
@@ -301,10 +240,8 @@ class _Inputs:
             _check("lengths", lengths, (self.batch,), torch.int64)
             self.lengths = lengths.contiguous()
 
-    def write(
-        self, reverse: bool, bias: Tensor | None, y: Tensor, last: tuple[int, int], kept: int, scratch: int
-    ) -> None:
-        """Fill this thread's holdfast_lstm, in the order of its fields."""
+    def write(self, reverse: bool, bias: Tensor | None, y: Tensor, last: tuple[int, int]) -> None:
+        """Fill this thread's holdfast_lstm, in the order of its fields. What it says sizes the last two: buffers."""
         x = self.x
         _LSTM.pack_into(
             _room.lstm,
@@ -316,8 +253,7 @@ class _Inputs:
             torch.get_num_threads(),
             reverse,
             x.data_ptr(),
-            x.stride(0),
-            x.stride(1),
+            *x.stride()[:2],
             self.w_input.data_ptr(),
             self.w_recurrent.data_ptr(),
             _address(bias),
@@ -325,12 +261,16 @@ class _Inputs:
             _address(self.c0),
             _address(self.lengths),
             y.data_ptr(),
-            y.stride(0),
-            y.stride(1),
+            *y.stride()[:2],
             *last,
-            kept,
-            scratch,
+            0,
+            0,
         )
+
+
+def _hand_over(kept: Tensor, scratch: int) -> None:
+    """The last two fields of holdfast_lstm."""
+    _BUFFERS.pack_into(_room.lstm, _LSTM.size - _BUFFERS.size, kept.data_ptr(), scratch)
 
 
 def forward(
@@ -357,12 +297,10 @@ def forward(
         bias = _adjacent("bias", bias, (4 * given.units,))
     y = _like(x, (given.steps, given.batch, given.units))
     h_last = x.new_empty((given.batch, given.units))
-    c_last = x.new_empty((given.batch, given.units))
-    last = (h_last.data_ptr(), c_last.data_ptr())
-    given.write(reverse, bias, y, last, 0, 0)
-    scratch = _room.scratch(library.scratch_bytes(_room.lstm_at, 0))
+    c_last = torch.empty_like(h_last)
+    given.write(reverse, bias, y, (h_last.data_ptr(), c_last.data_ptr()))
     kept = _pool.take(library.kept_floats(_room.lstm_at) if keep else 0)
-    given.write(reverse, bias, y, last, kept.data_ptr(), scratch)
+    _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 0)))
     _raise_if(library.forward(_room.lstm_at))
     return y, h_last, c_last, kept
 
@@ -383,7 +321,7 @@ def backward(
     reverse: bool,
     need_x: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x (None unless `need_x`), w_input, w_recurrent, bias, h0 and c0, given those of y, h_last and c_last.
+    """Gradients of x (None unless `need_x`), w_input, w_recurrent, bias, h0, c0, given those of y, h_last, c_last.
 
     `y` and `kept` are what `forward` returned; they are only read, so this may be called again.
     """
@@ -400,10 +338,9 @@ def backward(
     dw_recurrent = x.new_empty((4 * given.units, given.units))
     dbias = x.new_empty((4 * given.units,))
     dh0, dc0 = x.new_empty(state), x.new_empty(state)
-    given.write(reverse, None, y, (0, 0), 0, 0)
+    given.write(reverse, None, y, (0, 0))
     _check("kept", kept, (library.kept_floats(_room.lstm_at),))
-    scratch = _room.scratch(library.scratch_bytes(_room.lstm_at, 1))
-    given.write(reverse, None, y, (0, 0), kept.data_ptr(), scratch)
+    _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 1)))
     _GRADIENTS.pack_into(
         _room.gradients,
         0,

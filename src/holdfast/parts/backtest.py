@@ -91,6 +91,15 @@ def rolling_origins(
     return np.array(which), np.array(origins)
 
 
+def apart(which: np.ndarray, origins: np.ndarray, horizon: int) -> int:
+    """How many of the windows (series, origin) do not overlap, about: the whole horizons in each series' span."""
+    _, row = np.unique(which, return_inverse=True)
+    first, last = np.full(row.max() + 1, origins.max()), np.zeros(row.max() + 1, dtype=origins.dtype)
+    np.minimum.at(first, row, origins)
+    np.maximum.at(last, row, origins)
+    return int(((last - first) // horizon + 1).sum())
+
+
 def right_aligned(examples: Sequence[Series], which: np.ndarray, origins: np.ndarray, longest: int) -> np.ndarray:
     """Histories [windows, time] of values, the newest last, NaN in front; at most ``longest`` values."""
     width = min(int(origins.max()), longest)

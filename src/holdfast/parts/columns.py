@@ -104,7 +104,9 @@ def find_id(frame: pl.DataFrame, free: Sequence[str], time: str | None, value_na
     texts = [name for name in free if is_text(frame[name])]
     texts = [name for name in texts if not holds_none(frame[name]) and name.lower() not in VALUES]
     if named and (named[0] in texts or time is None or frame[named[0]].n_unique() < frame.height or value_named):
-        return (named[0],)
+        together = tuple(name for name in free if name in named)  # store and item, where one alone is not enough
+        alone = time is None or frame.select(named[0], time).is_unique().all()
+        return (named[0],) if alone else together
     if len(texts) == 1 or (texts and time is None and frame.columns[0] == texts[0]):
         return (texts[0],)
     if texts:

@@ -1,7 +1,7 @@
 """How series are to be cut into windows: chosen from the training series where the user does not say."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -145,28 +145,37 @@ def choose_lags(
     errors = guess_errors(replace(plain, lags=tuple(tried), trust=(0.0,) * (1 + len(tried))), series)
     kept = list(range(len(tried))) if known else seasons_among(tried, errors)
     kept += [place for place, lag in enumerate(tried) if lag == season and place not in kept]
-    best = errors.min()
-    trust = [float(np.clip(4 * np.log(best / error), -4, 0)) for error in errors[[0, *(1 + place for place in kept)]]]
+    errors = errors[[0, *(1 + place for place in kept)]]
+    trust = [float(np.clip(4 * np.log(errors.min() / error), -4, 0)) for error in errors]
     return tuple(tried[place] for place in kept), tuple(trust)
 
 
 def seasons_among(tried: Sequence[int], errors: np.ndarray) -> list[int]:
     """Places of true seasons among the lags tried, longest first in both; errors [1 + lags], the last value's first.
 
-    The best lag, and each of its multiples that is better than the multiples beside it: errors grow with the lag unless
-    a longer season is there (24 hours and a week). Multiples of such a one tell nothing new.
+    The best lag; the best of its divisors (a day in a week); and each further multiple of it that is better than the
+    multiples beside it: errors grow with the lag unless a longer season is there.
     """
-    best = int(np.argmin(errors[1:])) if len(tried) else 0
-    if not tried or errors[1 + best] >= 0.9:  # a repetition hardly better than the last value is chance
+    lags = list(tried)
+    error = dict(zip(lags, errors[1:], strict=True))
+    best = shortest_good(lags, error)
+    if best is None:
         return []
     kept = [best]
-    multiples = [place for place in reversed(range(best + 1)) if tried[place] % tried[best] == 0]  # shortest first
-    error = [*(errors[1 + place] for place in multiples), np.inf]
-    for number in range(1, len(multiples)):
-        known = any(tried[multiples[number]] % tried[one] == 0 for one in kept[1:])
-        if error[number] < 0.98 * error[number - 1] and error[number] < error[number + 1] and not known:
-            kept.append(multiples[number])
-    return sorted(kept, key=lambda place: -tried[place])
+    within = shortest_good([lag for lag in lags if best % lag == 0 and lag < best], error)
+    multiples = [lag for lag in reversed(lags) if lag % best == 0]  # shortest first
+    for before, lag, after in zip(multiples[1:], multiples[2:], [*multiples[3:], None], strict=False):
+        dips = error[lag] < 0.98 * error[before] and (after is None or error[lag] < error[after])
+        if dips and not any(lag % one == 0 for one in kept[1:]):
+            kept.append(lag)
+    kept += [] if within is None else [within]
+    return [lags.index(lag) for lag in sorted(kept, reverse=True)]
+
+
+def shortest_good(lags: Sequence[int], error: Mapping[int, float]) -> int | None:
+    """The shortest lag about as good as the best; None where even that is hardly better than the last value (1)."""
+    least = min((error[lag] for lag in lags), default=1.0)
+    return min(lag for lag in lags if error[lag] <= 1.05 * least) if least < 0.9 else None
 
 
 def guess_errors(cut: Cut, series: Sequence[Series]) -> np.ndarray:

@@ -53,7 +53,9 @@ def mean_of_quantiles(quantiles: np.ndarray, levels: Sequence[float]) -> np.ndar
     return quantiles @ np.diff(edges)
 
 
-def conformal_widening(lower: np.ndarray, upper: np.ndarray, target: np.ndarray, coverage: float) -> np.ndarray:
+def conformal_widening(
+    lower: np.ndarray, upper: np.ndarray, target: np.ndarray, coverage: float, *, independent: int | None = None
+) -> np.ndarray:
     """How much further out the ends of an interval must lie to cover their share: split-conformal, per step ahead.
 
     Conformalized quantile regression (Romano, Patterson & Candes, NeurIPS 2019). Negative where it is too wide.
@@ -62,9 +64,14 @@ def conformal_widening(lower: np.ndarray, upper: np.ndarray, target: np.ndarray,
     Args:
         lower, upper, target: [windows, horizon], in units in which windows compare; target NaN where missing.
         coverage: the share to be covered, 0..1.
+        independent: how many of the windows do not overlap. Where it is given the share aimed at is the one that still
+            covers with 95 % confidence after so many draws, at most half way to all: wide where little is known.
 
     Returns: [horizon], in the same units; zeros where nothing was observed.
     """
+    if independent is not None:
+        doubt = 1.645 * np.sqrt(coverage * (1 - coverage) / max(1, independent))
+        coverage += min(doubt, (1 - coverage) / 2)
     score = np.maximum(lower - target, target - upper)  # [windows, horizon]
     horizon = score.shape[1]
     enough = 20 / (1 - coverage)  # scores: twenty of them outside the interval

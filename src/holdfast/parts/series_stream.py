@@ -1,6 +1,7 @@
 """Rows of series as they come: parsed one by one, and the newest of each series kept."""
 
 import csv
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,16 +36,16 @@ class Rows:
 
     def __init__(self, columns: Columns, frequency: Frequency, memory: int) -> None:
         self.columns, self.frequency, self.memory = columns, frequency, memory
+        self.roles: Columns | None = None  # all columns, from the first row
         self.kept: dict[str, Kept] = {}
         self.steps: dict[str, int] = {}  # rows heard of a series without times
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One row: id, time, value and the covariates, under the names of the training table or usual ones."""
-        columns = self.columns
-        name = "/".join(str(row[key]) for key in columns.id) if columns.id else text_under(row, IDS, "series")
+        columns = self.roles = self.roles or roles_in(row, self.columns)
+        name = "/".join(str(row[key]) for key in columns.id) or "series"
         stamp = self.stamp(row, name)
-        value_key = columns.values[0] if columns.values else value_name(row, columns)
-        keys = (value_key, *columns.past, *columns.future)
+        keys = (*columns.values, *columns.past, *columns.future)
         cells = [number(row.get(key), key, name) for key in keys]
         if name not in self.kept:
             if np.isnan(cells[0]):
@@ -66,7 +67,7 @@ class Rows:
 
     def stamp(self, row: Mapping[str, Any], name: str) -> int:
         """The stamp of a row; the number of the row within its series where there is no time."""
-        key = self.columns.time or next((key for key in row if key.lower() in TIMES), None)
+        key = None if self.roles is None else self.roles.time
         if key is None:
             self.steps[name] = self.steps.get(name, -1) + 1
             return self.steps[name]
@@ -148,21 +149,29 @@ def json_row(line: str, number: int) -> dict[str, Any]:
     return row
 
 
-def text_under(row: Mapping[str, Any], keys: tuple[str, ...], default: str) -> str:
-    """The text under the first usual key, or the default."""
-    return next((str(row[key]) for key in row if key.lower() in keys), default)
+def roles_in(row: Mapping[str, Any], columns: Columns) -> Columns:
+    """All roles filled from the names and cells of one row. Raises DataError where it is not clear."""
+    named = {*columns.past, *columns.future, *columns.static, *columns.id, *columns.values}
+    time = columns.time or next((key for key in row if key.lower() in TIMES), None)
+    left = [key for key in row if key not in named and key != time]
+    ids = columns.id or tuple(key for key in left if key.lower() in IDS or is_word(row[key]))
+    left = [key for key in left if key not in ids]
+    usual = [key for key in left if key.lower() in VALUES]
+    values = columns.values or (tuple(usual[:1]) if usual else tuple(left))
+    if len(values) != 1:
+        raise DataError(f"which is the value in {dict(row)}?", hint="call it value, or train with value_column")
+    return dataclasses.replace(columns, id=ids, time=time, values=values)
 
 
-def value_name(row: Mapping[str, Any], columns: Columns) -> str:
-    """The key of the value in a row: by name, or the only one left."""
-    for key in row:
-        if key.lower() in VALUES:
-            return key
-    other = {*columns.past, *columns.future, *columns.static, *columns.id, columns.time}
-    left = [key for key in row if key not in other and key.lower() not in (*TIMES, *IDS)]
-    if len(left) == 1:
-        return left[0]
-    raise DataError(f"no value in {dict(row)}", hint="call it value, or train with value_column")
+def is_word(cell: Any) -> bool:
+    """Whether a cell is a text that is no number and not empty."""
+    if not isinstance(cell, str) or cell.strip() in MISSING:
+        return False
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return False
 
 
 def number(cell: Any, key: str, name: str) -> float:

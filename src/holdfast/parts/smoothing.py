@@ -25,14 +25,14 @@ class Smoothed:
     median: np.ndarray  # [series, horizon]
     spread: np.ndarray  # [series, horizon] standard deviation, in the units that were smoothed
     logarithmic: np.ndarray  # [series] bool: those units are logarithms
+    ceiling: np.ndarray  # [series] ten times the highest value seen: beyond it only the exponential speaks
 
     def quantiles(self, z: np.ndarray) -> np.ndarray:
         """[series, horizon, levels] for standard normal quantiles z [levels]."""
         steps = self.spread[..., None] * z
         logs = np.log(np.maximum(self.median, np.finfo(float).tiny))[..., None] + steps
-        return np.where(
-            self.logarithmic[:, None, None], np.exp(np.minimum(logs, 700.0)), self.median[..., None] + steps
-        )
+        bounded = np.minimum(np.exp(np.minimum(logs, 700.0)), self.ceiling[:, None, None])
+        return np.where(self.logarithmic[:, None, None], bounded, self.median[..., None] + steps)
 
 
 def exponential_smoothing(history: np.ndarray, season: int, horizon: int) -> Smoothed:
@@ -43,7 +43,9 @@ def exponential_smoothing(history: np.ndarray, season: int, horizon: int) -> Smo
     chunk = max(1, CELLS // (grid * max(season, 1)))
     parts = [smooth(scaled[at : at + chunk], season, horizon) for at in range(0, len(history), chunk)]
     median, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Smoothed(np.where(positive[:, None], np.exp(np.minimum(median, 700.0)), median), spread, positive)
+    ceiling = 10 * np.max(np.where(np.isnan(history), -np.inf, history), axis=1)
+    bounded = np.minimum(np.exp(np.minimum(median, 700.0)), ceiling[:, None])
+    return Smoothed(np.where(positive[:, None], bounded, median), spread, positive, ceiling)
 
 
 def smooth(history: np.ndarray, season: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
