@@ -68,7 +68,7 @@ def kept(recordings: list[Recording], people: list[str], classes: int) -> list[R
 
 def train(
     app: ActivityRecognizer, examples: list[Recording], seed: int
-) -> tuple[Model[Any, Any, Any, Any, Any], float]:
+) -> tuple[Model[Any, Any, Any, Any, Any, Any], float]:
     """The model after the last step, and the seconds of training. No test or validation person has a say."""
     run = Run(app, examples, [], dataclasses.replace(RECIPE, seed=seed))
     for report in run:
@@ -77,7 +77,7 @@ def train(
     return run.finish(), run.seconds
 
 
-def judged(model: Model[Any, Any, Any, Any, Any], examples: list[Recording]) -> tuple[np.ndarray, np.ndarray]:
+def judged(model: Model[Any, Any, Any, Any, Any, Any], examples: list[Recording]) -> tuple[np.ndarray, np.ndarray]:
     """(truth, probabilities) of the official windows, in the order of NAMES."""
     codec: Activities = model.codec
     truth, probabilities, _ = APP.judge(model.net, codec, examples)
@@ -135,7 +135,7 @@ def test(
     }
 
 
-def at_rate(model: Model[Any, Any, Any, Any, Any], examples: list[Recording], rate: float) -> float:
+def at_rate(model: Model[Any, Any, Any, Any, Any, Any], examples: list[Recording], rate: float) -> float:
     """Accuracy when the test people's sensors had this rate and the model resamples them to its own."""
     found = []
     for example in examples:
@@ -147,7 +147,7 @@ def at_rate(model: Model[Any, Any, Any, Any, Any], examples: list[Recording], ra
 
 
 def timeline_accuracy(
-    model: Model[Any, Any, Any, Any, Any], experiments: list[Recording], tested: list[str], smooth: int
+    model: Model[Any, Any, Any, Any, Any, Any], experiments: list[Recording], tested: list[str], smooth: int
 ) -> float:
     """The share of the test people's labelled time that the timeline tells rightly; classes unknown to it left out."""
     recordings = [r for r in experiments if r.person in tested]

@@ -135,14 +135,14 @@ def errors(target: np.ndarray, forecast: np.ndarray) -> dict[str, float]:
 
 def timed_fit(
     application: Forecaster, train: list[Series], valid: list[Series] | None, recipe: Recipe
-) -> tuple[Model[Any, Any, Any, Any, Any], float]:
+) -> tuple[Model[Any, Any, Any, Any, Any, Any], float]:
     """A trained model and the seconds it took."""
     started = time.perf_counter()
     model = application.fit(train, valid, recipe)
     return model, time.perf_counter() - started
 
 
-def cost(model: Model[Any, Any, Any, Any, Any], seconds: float) -> dict[str, Any]:
+def cost(model: Model[Any, Any, Any, Any, Any, Any], seconds: float) -> dict[str, Any]:
     """Time, size and settings."""
     path = RESULTS.with_name("forecast.tmp.safetensors")
     model.save(path)

@@ -50,7 +50,8 @@ def engine_summary() -> str:
     machine = result("engine_training")["machine"]
     note = (
         f"Ratio of median times, geometric mean (range over shapes), interleaved runs, torch {machine['torch']}, "
-        f"{machine['cpu']} (family/model {machine['family_model']}), {machine['instruction_set']}, {machine['date'][:10]}."
+        f"{machine['cpu']} (family/model {machine['family_model']}), {machine['instruction_set']}, "
+        f"{machine['date'][:10]}."
     )
     return f"{markdown(rows)}\n\n{note}"
 
@@ -67,7 +68,8 @@ def engine_table(name: str) -> str:
         f"{roof['torch_mm_1024']:.0f} by `torch.mm`"
         for roof in found["roof_gflops"]
     )
-    return f"{markdown(rows)}\n\nThe roof, measured in the same run: {roofs}. Measured at commit {found['machine']['commit']}."
+    measured = found["machine"]["commit"]
+    return f"{markdown(rows)}\n\nThe roof, measured in the same run: {roofs}. Measured at commit {measured}."
 
 
 def apps_summary() -> str:
@@ -94,16 +96,34 @@ def forecast_line(words: str, measure: str, digits: int, found: dict[str, Any]) 
     ours, *others = found["scores"].items()
     beside = ", ".join(f"{who} {row[measure]:.{digits}f}" for who, row in others if measure in row)
     published = ", ".join(f"{who} {row[measure]}" for who, row in found["published"].items() if measure in row)
-    return [f"forecast, {words}", measure, f"**{ours[1][measure]:.{digits}f}**", beside, published, f"{found['train_seconds']:.0f} s"]
+    return [
+        f"forecast, {words}",
+        measure,
+        f"**{ours[1][measure]:.{digits}f}**",
+        beside,
+        published,
+        f"{found['train_seconds']:.0f} s",
+    ]
 
 
 def activity_line(classes: str, found: dict[str, Any]) -> list[str]:
     measure, name = ("accuracy", "accuracy, %") if classes == "6 classes" else ("macro_f1", "macro-F1, %")
     ours, *others = found[classes]["scores"].items()
     beside = ", ".join(f"{who} {100 * row[measure]:.1f}" for who, row in others)
-    published = ", ".join(f"{who} {100 * value:.1f}" for who, value in found["published"].items()) if measure == "accuracy" else ""
+    published = (
+        ", ".join(f"{who} {100 * value:.1f}" for who, value in found["published"].items())
+        if measure == "accuracy"
+        else ""
+    )
     seconds = f"{found[classes]['train_seconds']:.0f} s"
-    return [f"activity, HAPT, {classes}, unseen people", name, f"**{100 * ours[1][measure]:.1f}**", beside, published, seconds]
+    return [
+        f"activity, HAPT, {classes}, unseen people",
+        name,
+        f"**{100 * ours[1][measure]:.1f}**",
+        beside,
+        published,
+        seconds,
+    ]
 
 
 TABLES: dict[str, Callable[[], str]] = {

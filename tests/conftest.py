@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# Small layers on one thread: a team of spinning threads is slow where the machine has other work. Tests of threading set
-# their own number.
+# Small layers on one thread: a team of spinning threads is slow where the machine has other work. Tests of threading
+# set their own number.
 torch.set_num_threads(1)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

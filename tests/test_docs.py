@@ -19,7 +19,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_generated_tables_are_fresh() -> None:
-    done = subprocess.run([sys.executable, ROOT / "docs" / "tables.py", "--check"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "tables.py", "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

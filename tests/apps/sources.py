@@ -24,7 +24,7 @@ class Contract:
     def kind(self) -> Any:
         return application(self.task)
 
-    def small(self) -> Application[Any, Any, Any, Any, Any]:
+    def small(self) -> Application[Any, Any, Any, Any, Any, Any]:
         return self.kind(**self.settings)
 
     def made_up(self, seed: int = 0) -> list[Any]:
@@ -54,13 +54,15 @@ def write_recording(folder: Path, seed: int) -> Path:
         table.writerow(["time", "acc_x", "acc_y", "acc_z", "label"])
         for n in range(31 * 120):
             label = "still" if n // 310 % 2 == 0 else "shaken"
-            x, y, z = dice.normal(0, 0.02 if label == "still" else 0.6, 3) + (0.0, 0.1, 1.0)
+            x, y, z = np.array([0.0, 0.1, 1.0]) + dice.normal(0, 0.02 if label == "still" else 0.6, 3)
             table.writerow([f"{n / 31:.4f}", f"{x:.4f}", f"{y:.4f}", f"{z:.4f}", label])
     return path
 
 
 QUICK = Recipe(steps=30, batch=16, learning_rate=5e-3, validate_every=10)
 CONTRACTS = [
-    Contract("forecast", {"hidden": 9, "members": 1, "horizon": 5, "context": 24}, replace(QUICK, steps=90), 5, write_series),
+    Contract(
+        "forecast", {"hidden": 9, "members": 1, "horizon": 5, "context": 24}, replace(QUICK, steps=90), 5, write_series
+    ),
     Contract("activity", {"hidden": 7, "filters": 9}, QUICK, 4, write_recording),
 ]

@@ -31,7 +31,7 @@ def made(count: int, seed: int = 0) -> list[Recording]:
 
 
 @cache
-def model() -> Model[Any, Any, Any, Any, Any]:
+def model() -> Model[Any, Any, Any, Any, Any, Any]:
     """A model that has learned a little, in about two seconds."""
     recipe = Recipe(steps=50, batch=32, learning_rate=1e-2, validate_every=25)
     return SMALL.fit(made(5), made(2, seed=1), recipe)
@@ -137,12 +137,12 @@ def test_the_rate_of_a_recording_hardly_matters(rate: float) -> None:
 
 def test_examples_at_another_rate_are_learned_from_at_the_models_rate(tmp_path: Path) -> None:
     slow = [at_rate(recording, 31.0) for recording in made(2)]
-    (batch,) = SMALL.batches(model().codec, slow, 999, None)
+    (batch,) = SMALL.batches(model().codec, SMALL.encode(model().codec, slow), 999, None)
     write(slow[0], tmp_path / "a.csv")
     write(slow[1], tmp_path / "b.csv")
     read = SMALL.read(tmp_path)
     assert len(read[0]) == pytest.approx(len(slow[0]) * 50 / 31, abs=2)
-    (same,) = SMALL.batches(model().codec, read, 999, None)
+    (same,) = SMALL.batches(model().codec, SMALL.encode(model().codec, read), 999, None)
     torch.testing.assert_close(same.x, batch.x, rtol=0, atol=1e-4)  # times went through the digits of a CSV
 
 

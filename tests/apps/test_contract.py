@@ -1,4 +1,4 @@
-"""What is promised about every application, in one file: adding an application adds a line to sources.py, not a test."""
+"""What is promised about every application: adding one adds a line to sources.py, not a test."""
 
 import inspect
 import io
@@ -20,7 +20,7 @@ from holdfast.training.run import Run, start
 
 from .sources import CONTRACTS, Contract
 
-AnyModel = Model[Any, Any, Any, Any, Any]
+AnyModel = Model[Any, Any, Any, Any, Any, Any]
 _trained: dict[str, AnyModel] = {}
 
 
@@ -210,7 +210,20 @@ def test_flags_do_not_collide(contract: Contract) -> None:
     assert len(set(names)) == len(names)
     flags = {field.name for field in fields(contract.kind)}
     assert not flags & {field.name for field in fields(Recipe)}
-    taken = {"time", "out", "valid", "resume", "force", "json", "verbose", "plot", "format", "strict", "require", "config"}
+    taken = {
+        "time",
+        "out",
+        "valid",
+        "resume",
+        "force",
+        "json",
+        "verbose",
+        "plot",
+        "format",
+        "strict",
+        "require",
+        "config",
+    }
     assert not flags & taken, "these words are flags of the verbs"
     assert all(field.metadata.get("help") for field in fields(contract.kind)), "a setting without a help text"
 

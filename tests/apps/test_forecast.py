@@ -33,11 +33,11 @@ def shops() -> list[Series]:
 
 
 @pytest.fixture(scope="module")
-def model(shops: list[Series]) -> Model[Any, Any, Any, Any, Any]:
+def model(shops: list[Series]) -> Model[Any, Any, Any, Any, Any, Any]:
     return SMALL.fit([one.until(len(one.values) - 9) for one in shops], recipe=QUICK)
 
 
-def test_learns_and_beats_seasonal_naive(model: Model[Any, Any, Any, Any, Any], shops: list[Series]) -> None:
+def test_learns_and_beats_seasonal_naive(model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series]) -> None:
     scores = model.using(windows=2).evaluate(shops)  # the newest of the two windows was never seen
     names = ["holdfast", "seasonal naive", "theta", "exponential smoothing", "naive2"]
     assert list(scores) == names
@@ -47,7 +47,7 @@ def test_learns_and_beats_seasonal_naive(model: Model[Any, Any, Any, Any, Any], 
     assert scores["naive2"]["OWA"] == pytest.approx(1.0)
 
 
-def test_rows_and_picture(model: Model[Any, Any, Any, Any, Any], shops: list[Series]) -> None:
+def test_rows_and_picture(model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series]) -> None:
     outputs = model.predict(shops[:2])
     rows = model.rows(outputs)
     assert list(rows[0]) == ["id", "time", "mean", "lo-80", "hi-80", "lo-95", "hi-95"] and len(rows) == 18
@@ -62,7 +62,9 @@ def test_rows_and_picture(model: Model[Any, Any, Any, Any, Any], shops: list[Ser
     assert picture.getvalue().startswith(b"\x89PNG")
 
 
-def test_alone_as_in_a_batch_and_memory_is_bounded(model: Model[Any, Any, Any, Any, Any], shops: list[Series]) -> None:
+def test_alone_as_in_a_batch_and_memory_is_bounded(
+    model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series]
+) -> None:
     together = model.predict(shops)
     alone = model.predict(shops[3:4])[0]
     np.testing.assert_allclose(alone.quantiles, together[3].quantiles, rtol=1e-5)  # float32 sums in another order
@@ -79,7 +81,9 @@ def test_alone_as_in_a_batch_and_memory_is_bounded(model: Model[Any, Any, Any, A
     )  # fmt: skip
 
 
-def test_gaps_short_and_unseen_series_give_numbers(model: Model[Any, Any, Any, Any, Any], shops: list[Series]) -> None:
+def test_gaps_short_and_unseen_series_give_numbers(
+    model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series]
+) -> None:
     daily = Frequency("microsecond", DAY)
     holes = shops[0].values.copy()
     holes[5:-1:2] = np.nan
@@ -99,7 +103,9 @@ def test_gaps_short_and_unseen_series_give_numbers(model: Model[Any, Any, Any, A
     np.testing.assert_allclose(big.quantiles, same.quantiles * 1e9, rtol=1e-4)  # scale does not matter
 
 
-def test_file_keeps_the_answers(model: Model[Any, Any, Any, Any, Any], shops: list[Series], tmp_path: Path) -> None:
+def test_file_keeps_the_answers(
+    model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series], tmp_path: Path
+) -> None:
     model.save(tmp_path / "sales.safetensors")
     again = load(tmp_path / "sales.safetensors", application)
     assert again.application == model.application
@@ -117,7 +123,7 @@ def test_same_seed_same_weights(shops: list[Series]) -> None:
 def test_padding_and_missing_targets_have_no_gradient(shops: list[Series]) -> None:
     codec = SMALL.prepare(shops)
     net = SMALL.network(codec)
-    batch = next(iter(SMALL.batches(codec, shops, 3, np.random.default_rng(0))))
+    batch = next(iter(SMALL.batches(codec, SMALL.encode(codec, shops), 3, np.random.default_rng(0))))
     assert batch.weight.shape[1] == 14 and (batch.weight[:, 9:] == 0).all()  # the horizon of 9 is padded to two weeks
     other = dataclasses.replace(batch, target=torch.where(batch.weight > 0, batch.target, torch.tensor(1e9)))
     net.eval()
@@ -141,7 +147,7 @@ def test_split_is_by_time_and_windows_do_not_look_ahead(shops: list[Series]) -> 
     assert (origins >= 1).all() and (origins < lengths[which]).all()
 
 
-def test_stream_gives_what_the_whole_gives(model: Model[Any, Any, Any, Any, Any], shops: list[Series]) -> None:
+def test_stream_gives_what_the_whole_gives(model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series]) -> None:
     lines = [
         (stamp, f"{one.id},{stamp},{'' if np.isnan(value) else repr(float(value))}\n")
         for one in shops[:2]
@@ -197,7 +203,7 @@ def test_shipped_series_are_read() -> None:
     assert sunspots.frequency == Frequency("month", 12) and len(sunspots.values) == 235
 
 
-def test_wrong_use_is_refused(model: Model[Any, Any, Any, Any, Any], shops: list[Series]) -> None:
+def test_wrong_use_is_refused(model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series]) -> None:
     with pytest.raises(DataError, match="is hourly; this model was trained on daily"):
         model.predict([Series("x", 0, Frequency("microsecond", DAY // 24), np.ones(50))])
     with pytest.raises(DataError, match="no series is long enough"):
@@ -216,7 +222,7 @@ def test_says_plainly_where_a_baseline_is_better(caplog: pytest.LogCaptureFixtur
     assert "sMAPE" not in caplog.text
 
 
-def test_calibration_widens_what_is_too_narrow(model: Model[Any, Any, Any, Any, Any], shops: list[Series]) -> None:
+def test_calibration_widens_what_is_too_narrow(model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series]) -> None:
     codec: Outlook = model.codec
     assert codec.widening.shape == (9, len(LEVELS) // 2)
     wide = dataclasses.replace(codec, widening=codec.widening + 1.0)

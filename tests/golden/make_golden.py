@@ -1,4 +1,4 @@
-"""Make the golden model file of the present format. Run once per format; a file of a released format is never remade."""
+"""Make the golden model file of the present format. Once per format: that of a released format is never remade."""
 
 import sys
 from dataclasses import replace
@@ -8,9 +8,9 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from tests.training.toys import Speller
+from tests.training.toys import Speller  # noqa: E402  found through the path above
 
-from holdfast.training.model_file import FORMAT
+from holdfast.training.model_file import FORMAT  # noqa: E402
 
 path = Path(__file__).with_name(f"speller-format-{FORMAT}.safetensors")
 if not path.exists():

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -48,10 +47,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Contract], tu
 
 
 @pytest.mark.tiny
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["doctor", "-h"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["doctor", "-h"]]
+)
 def test_help_answers_without_importing_torch(words: list[str]) -> None:
     code = "import sys; from holdfast.interfaces.cli.main import run; c = run(sys.argv[1:]); assert c == 0, c; "
-    code += "assert 'torch' not in sys.modules, 'torch was imported'" if words[0] in ("--help", "--version", "train") else ""
+    code += (
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+        if words[0] in ("--help", "--version", "train")
+        else ""
+    )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -79,7 +84,9 @@ def test_round_trip(
         assert run(["run", str(model), str(data), "-o", str(tmp_path / f"out.{ending}")]) == 0
     assert pl.read_parquet(tmp_path / "out.parquet").height == len(wanted)
     assert len(json.loads((tmp_path / "out.json").read_text())) == len(wanted)
-    assert run(["run", str(model), str(data), "--plot", str(tmp_path / "out.png"), "-o", str(tmp_path / "again.csv")]) == 0
+    assert (
+        run(["run", str(model), str(data), "--plot", str(tmp_path / "out.png"), "-o", str(tmp_path / "again.csv")]) == 0
+    )
     assert (tmp_path / "out.png").stat().st_size > 5000
 
 
@@ -100,12 +107,16 @@ def test_eval_and_its_gate(
 def test_a_stream_through_a_pipe(contract: Contract, trained: Callable[..., tuple[Path, Path]]) -> None:
     model, data = trained(contract)
     whole = subprocess.run([*COMMAND, "run", model, data], capture_output=True, text=True, check=True).stdout
-    piped = subprocess.run([*COMMAND, "run", model, "-"], input=data.read_bytes(), capture_output=True, check=True).stdout
+    piped = subprocess.run(
+        [*COMMAND, "run", model, "-"], input=data.read_bytes(), capture_output=True, check=True
+    ).stdout
     assert piped.decode().splitlines()[0] == whole.splitlines()[0]
     assert len(piped.splitlines()) >= len(whole.splitlines()) > 1
 
 
-def test_show(contract: Contract, trained: Callable[..., tuple[Path, Path]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_show(
+    contract: Contract, trained: Callable[..., tuple[Path, Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
     model, _ = trained(contract)
     capsys.readouterr()
     assert run(["show", str(model)]) == 0
@@ -131,7 +142,12 @@ WRONG: list[tuple[list[str], int, str]] = [
 
 @pytest.mark.parametrize(("words", "code", "said"), WRONG)
 def test_what_is_wrong_is_named_and_has_its_exit_code(
-    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    words: list[str],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(words) == code
@@ -190,7 +206,18 @@ def test_a_signal_ends_training_with_a_checkpoint_and_resume_goes_on(tmp_path: P
     contract = CONTRACTS[0]
     data, model = contract.write(tmp_path, 0), tmp_path / "m.safetensors"
     settings = [word for name, value in contract.settings.items() for word in (f"--{name}", str(value))]
-    words: list[Any] = ["train", contract.task, data, "-o", model, *settings, "--batch", "8", "--checkpoint-every", "0.1"]
+    words: list[Any] = [
+        "train",
+        contract.task,
+        data,
+        "-o",
+        model,
+        *settings,
+        "--batch",
+        "8",
+        "--checkpoint-every",
+        "0.1",
+    ]
     process = subprocess.Popen([*COMMAND, *words, "--steps", "100000"], stderr=subprocess.PIPE, text=True)
     saved = tmp_path / "m.safetensors.run"
     deadline = time.monotonic() + 60

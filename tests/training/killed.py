@@ -15,11 +15,10 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.training.toys import Speller
-
 from holdfast.parts.errors import ModelFileError
 from holdfast.training import checkpoint
 from holdfast.training.run import Run
+from tests.training.toys import Speller
 
 torch.set_num_threads(1)  # nothing of a thread team is inherited by a fork
 EXAMPLES = Speller().synthesize(5, np.random.default_rng(0))

@@ -26,12 +26,12 @@ def resolve(task: str) -> type:
 
 
 @pytest.fixture(scope="module")
-def model() -> Model[Any, Any, Any, Any, Any]:
+def model() -> Model[Any, Any, Any, Any, Any, Any]:
     return Speller().fit(EXAMPLES)
 
 
 @pytest.fixture
-def file(model: Model[Any, Any, Any, Any, Any], tmp_path: Path) -> Path:
+def file(model: Model[Any, Any, Any, Any, Any, Any], tmp_path: Path) -> Path:
     model.save(tmp_path / "m.safetensors")
     return tmp_path / "m.safetensors"
 
@@ -48,7 +48,7 @@ def rewritten(file: Path, change: Callable[[dict[str, Any], dict[str, torch.Tens
 
 
 @pytest.mark.tiny
-def test_the_file_keeps_the_answers_and_the_bytes(model: Model[Any, Any, Any, Any, Any], file: Path) -> None:
+def test_the_file_keeps_the_answers_and_the_bytes(model: Model[Any, Any, Any, Any, Any, Any], file: Path) -> None:
     again = load(file, resolve)
     questions = [Text("abca"), Text("abcadab")]
     assert again.predict(questions) == model.predict(questions)
@@ -150,7 +150,7 @@ def test_no_altered_byte_gets_past_as_anything_but_a_clear_error(place: float, v
         path.unlink()
 
 
-def test_settings_of_use_can_change_and_others_cannot(model: Model[Any, Any, Any, Any, Any]) -> None:
+def test_settings_of_use_can_change_and_others_cannot(model: Model[Any, Any, Any, Any, Any, Any]) -> None:
     assert model.using(count=2).predict([Text("abca")]) == ["da"]
     with pytest.raises(SettingError, match="fixed when the model was trained"):
         model.using(hidden=3)
@@ -158,7 +158,7 @@ def test_settings_of_use_can_change_and_others_cannot(model: Model[Any, Any, Any
         model.using(cuont=3)
 
 
-def test_a_stream_goes_on_in_another_process(model: Model[Any, Any, Any, Any, Any]) -> None:
+def test_a_stream_goes_on_in_another_process(model: Model[Any, Any, Any, Any, Any, Any]) -> None:
     first, second = model.stream(), model.stream()
     first.push("abcadab")
     second.restore(first.state())

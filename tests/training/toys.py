@@ -12,7 +12,7 @@ from holdfast.engine import LSTM
 from holdfast.parts.errors import DataError
 from holdfast.parts.packing import pack, unpack
 from holdfast.parts.settings import setting
-from holdfast.training.application import Application, Loss, Recipe, Scores, Stream
+from holdfast.training.application import Application, Loss, Recipe, Scores, Showcase, Stream
 from holdfast.training.batching import continuing
 
 
@@ -41,7 +41,7 @@ class NextLetter(nn.Module):
 
 @final
 @dataclass(frozen=True)
-class Speller(Application[Text, Letters, tuple[np.ndarray, np.ndarray], str, str]):
+class Speller(Application[Text, Letters, list[np.ndarray], tuple[np.ndarray, np.ndarray], str, str]):
     hidden: int = setting(7, "memory cells", low=1)
     dropout: float = setting(0.1, "share of inputs forgotten", low=0.0, high=1.0)
     span: int = setting(5, "letters per step of truncated backpropagation", low=1)
@@ -69,12 +69,14 @@ class Speller(Application[Text, Letters, tuple[np.ndarray, np.ndarray], str, str
     def network(self, codec: Letters) -> nn.Module:
         return NextLetter(len(codec.known), self.hidden, self.dropout)
 
+    def encode(self, codec: Letters, examples: Sequence[Text]) -> list[np.ndarray]:
+        return [np.array([codec.known.index(letter) for letter in example.letters]) for example in examples]
+
     def batches(
-        self, codec: Letters, examples: Sequence[Text], size: int, rng: np.random.Generator | None
+        self, codec: Letters, encoded: list[np.ndarray], size: int, rng: np.random.Generator | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        order = range(len(examples)) if rng is None else rng.permutation(len(examples))
-        ids = np.array([codec.known.index(letter) for n in order for letter in examples[n].letters])
-        yield from continuing(ids, size, self.span)
+        order = range(len(encoded)) if rng is None else rng.permutation(len(encoded))
+        yield from continuing(np.concatenate([encoded[n] for n in order]), size, self.span)
 
     def loss(self, net: nn.Module, batch: tuple[np.ndarray, np.ndarray], state: Any = None) -> Loss:
         inputs, targets = (torch.from_numpy(ids.T.copy()) for ids in batch)
@@ -93,7 +95,7 @@ class Speller(Application[Text, Letters, tuple[np.ndarray, np.ndarray], str, str
         return answers
 
     def evaluate(self, net: nn.Module, codec: Letters, examples: Sequence[Text]) -> Scores:
-        losses = [self.loss(net, batch) for batch in self.batches(codec, examples, 1, None)]
+        losses = [self.loss(net, batch) for batch in self.batches(codec, self.encode(codec, examples), 1, None)]
         nats = sum(float(loss.total) for loss in losses) / sum(loss.count for loss in losses)
         return {"holdfast": {"nats": nats}, "uniform": {"nats": float(np.log(len(codec.known)))}}
 
@@ -106,6 +108,11 @@ class Speller(Application[Text, Letters, tuple[np.ndarray, np.ndarray], str, str
 
     def rows(self, outputs: Sequence[str]) -> list[dict[str, Any]]:
         return [{"next": output} for output in outputs]
+
+    @classmethod
+    def showcase(cls) -> Showcase:
+        examples = cls().synthesize(5, np.random.default_rng(0))
+        return Showcase("letters", cls(), cls.recipe, examples[1:], [Text("abca")], examples[:1])
 
     def draw(self, inputs: Sequence[Text], outputs: Sequence[str]) -> Any:
         from matplotlib.figure import Figure

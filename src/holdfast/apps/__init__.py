@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 # task -> (module, class, summary)
 APPLICATIONS: dict[str, tuple[str, str, str]] = {
     "forecast": ("forecast", "Forecaster", "series in, quantiles of their future out"),
-    "activity": ("activity", "ActivityRecognizer", "sensor recordings in, a timeline of activities out, on file and live"),
+    "activity": (
+        "activity",
+        "ActivityRecognizer",
+        "sensor recordings in, a timeline of activities out, on file and live",
+    ),
 }
 
 
@@ -24,7 +28,7 @@ def application(task: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
-def load(path: str | Path) -> "Model[Any, Any, Any, Any, Any]":
+def load(path: str | Path) -> "Model[Any, Any, Any, Any, Any, Any]":
     """Open a model file. Raises ModelFileError where it cannot be used."""
     from ..training import model
 

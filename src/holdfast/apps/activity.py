@@ -21,7 +21,7 @@ from ..parts.recording import Columns, Recording, read_lines, read_recordings
 from ..parts.resampling import Resampler, Stretch
 from ..parts.settings import setting
 from ..parts.timeline import Timeline
-from ..training.application import Application, Loss, Recipe, Scores, Source, Stream
+from ..training.application import Application, Loss, Recipe, Scores, Showcase, Source, Stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +45,13 @@ class Activities:
     counts: tuple[int, ...]  # training windows per label
     linear: LinearClassifier  # the baseline
     temperature: float = 1.0  # makes the probabilities honest, found on the validation recordings
+
+
+class Framed(NamedTuple):
+    """Recordings at the network's rate, and the windows of one label in them."""
+
+    grids: list[Recording]
+    frames: list[Frame]
 
 
 class Windows(NamedTuple):
@@ -82,7 +89,7 @@ class WindowClassifier(nn.Module):
 
 @final
 @dataclass(frozen=True)
-class ActivityRecognizer(Application[Recording, Activities, Windows, Timeline, Recording]):
+class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Timeline, Recording]):
     """Sensor recordings -> a timeline of activities. The recordings may have any channels and come at any rate."""
 
     rate: float = setting(50.0, "samples per second the network sees; recordings are resampled", low=1.0)
@@ -188,11 +195,15 @@ class ActivityRecognizer(Application[Recording, Activities, Windows, Timeline, R
             raise DataError(f"{name or 'the recordings'}: nothing is labelled", hint=hint)
         return found
 
+    def framed(self, examples: Sequence[Recording], channels: tuple[str, ...]) -> Framed:
+        """Recordings with these channels at the network's rate, and their windows."""
+        grids = [framing.gridded(example, channels, self.rate, self.gap) for example in examples]
+        return Framed(grids, self.frames(grids))
+
     def prepare(self, examples: Sequence[Recording]) -> Activities:
         """Labels, channels, triads, scales, and the linear baseline."""
         channels = examples[0].channels
-        grids = [framing.gridded(example, channels, self.rate, self.gap) for example in examples]
-        frames = self.frames(grids)
+        grids, frames = self.framed(examples, channels)
         labels = tuple(sorted({frame.label for frame in frames}))
         if len(labels) < 2:
             raise DataError(f"the only label is {frames[0].label!r}", hint="two at least are needed to tell them apart")
@@ -211,11 +222,13 @@ class ActivityRecognizer(Application[Recording, Activities, Windows, Timeline, R
     def network(self, codec: Activities) -> nn.Module:
         return WindowClassifier(codec, self)
 
+    def encode(self, codec: Activities, examples: Sequence[Recording]) -> Framed:
+        return self.framed(examples, codec.channels)
+
     def batches(
-        self, codec: Activities, examples: Sequence[Recording], size: int, rng: np.random.Generator | None
+        self, codec: Activities, encoded: Framed, size: int, rng: np.random.Generator | None
     ) -> Iterator[Windows]:
-        grids = [framing.gridded(example, codec.channels, self.rate, self.gap) for example in examples]
-        frames = self.frames(grids)
+        grids, frames = encoded
         order = range(len(frames)) if rng is None else rng.permutation(len(frames)).tolist()
         counts = np.array(codec.counts, dtype=np.float64)
         weights = ((counts.mean() / counts) ** self.balance).astype(np.float32)
@@ -269,8 +282,7 @@ class ActivityRecognizer(Application[Recording, Activities, Windows, Timeline, R
         self, net: nn.Module, codec: Activities, examples: Sequence[Recording]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All windows of one label: label numbers [windows], ours and the linear probabilities [windows, labels]."""
-        grids = [framing.gridded(example, codec.channels, self.rate, self.gap) for example in examples]
-        frames = self.frames(grids)
+        grids, frames = self.encode(codec, examples)
         ours: list[np.ndarray] = []
         linear: list[np.ndarray] = []
         for begin in range(0, len(frames), BLOCK):
@@ -284,6 +296,14 @@ class ActivityRecognizer(Application[Recording, Activities, Windows, Timeline, R
 
     def pieces(self, source: BinaryIO) -> Iterator[Recording]:
         return read_lines(source, self.columns)
+
+    @classmethod
+    def showcase(cls) -> Showcase:
+        """Made-up wearers of a phone; three whom the network has never met are recognised."""
+        train, full = (cls().synthesize(count, np.random.default_rng(seed)) for count, seed in ((12, 0), (3, 1)))
+        story = "Twelve made-up people walk, stand and sit with a phone at the waist; then come three others."
+        recipe = dataclasses.replace(cls.recipe, steps=150)
+        return Showcase(story, cls(), recipe, train, [dataclasses.replace(one, labels=None) for one in full], full)
 
     def rows(self, outputs: Sequence[Timeline]) -> list[dict[str, Any]]:
         return timeline.interval_rows(outputs)

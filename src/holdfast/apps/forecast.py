@@ -4,7 +4,8 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, cast, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, NamedTuple, cast, final
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from ..parts.columns import Columns
 from ..parts.cutting import Wish, choose_cut
 from ..parts.errors import DataError
 from ..parts.fanchart import fan_chart
-from ..parts.made_up import made_up_series
+from ..parts.made_up import made_up_months, made_up_series
 from ..parts.quantiles import LEVELS, conformal_widening, mean_of_quantiles, pinball, widened
 from ..parts.segments import Members, Size
 from ..parts.series import Series, read_series
@@ -23,12 +24,14 @@ from ..parts.series_stream import Rows, read_rows
 from ..parts.settings import setting
 from ..parts.table import read_table
 from ..parts.windows import Cut, Stack, Windows
-from ..training.application import Application, Loss, Recipe, Scores, Source, Stream
+from ..training.application import Application, Loss, Recipe, Scores, Showcase, Source, Stream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger("holdfast")
+
+DATA = Path(__file__).parents[1] / "data"  # series that come with Holdfast
 
 HALF = len(LEVELS) // 2
 PAIRS = tuple(LEVELS[-1 - pair] - LEVELS[pair] for pair in range(HALF))  # coverage of each interval, widest first
@@ -53,11 +56,19 @@ class Outlook:
         return max(self.cut.context + 3 * max(self.cut.lags, default=0), 12 * self.cut.season, 200)
 
 
+class Stacked(NamedTuple):
+    """Series, gathered so that windows are cut fast."""
+
+    stack: Stack
+    examples: Sequence[Series]
+
+
 @dataclass(frozen=True, eq=False)
 class Forecast:
     """The future of one series."""
 
     id: str
+    first: int  # stamp of the first step
     times: list[str] | list[int]  # [horizon]
     mean: np.ndarray  # [horizon] of the distribution
     quantiles: np.ndarray  # [horizon, levels], ascending
@@ -76,7 +87,7 @@ class Forecast:
 
 @final
 @dataclass(frozen=True)
-class Forecaster(Application[Series, Outlook, Windows, Forecast, Mapping[str, Any]]):
+class Forecaster(Application[Series, Outlook, Stacked, Windows, Forecast, Mapping[str, Any]]):
     """Forecast many series with one segment LSTM; intervals calibrated, gaps allowed, unseen series welcome."""
 
     horizon: int | None = setting(None, "steps to forecast; chosen by the frequency if not given", low=1)
@@ -158,11 +169,15 @@ class Forecaster(Application[Series, Outlook, Windows, Forecast, Mapping[str, An
         """Segment LSTMs whose answers are averaged."""
         return Members(codec.cut, Size(self.hidden, self.dropout, self.members), LEVELS)
 
+    def encode(self, codec: Outlook, examples: Sequence[Series]) -> Stacked:
+        """The series in flat arrays, and as they are."""
+        return Stacked(Stack(codec.cut, examples), examples)
+
     def batches(
-        self, codec: Outlook, examples: Sequence[Series], size: int, rng: np.random.Generator | None
+        self, codec: Outlook, encoded: Stacked, size: int, rng: np.random.Generator | None
     ) -> Iterator[Windows]:
         """Windows at random moments, ``size`` for each member; for validation those at the end of each series."""
-        stack = Stack(codec.cut, examples)
+        stack, examples = encoded
         if rng is None:
             which, origins = backtest.last_origins(examples, codec.cut, LOOKS)
         else:
@@ -179,7 +194,7 @@ class Forecaster(Application[Series, Outlook, Windows, Forecast, Mapping[str, An
 
     def calibrate(self, net: nn.Module, codec: Outlook, examples: Sequence[Series]) -> Outlook:
         """On the validation windows: the network's share in the blend, then conformal widths."""
-        stack = Stack(codec.cut, examples)
+        stack, _ = self.encode(codec, examples)
         which, origins = backtest.last_origins(examples, codec.cut, LOOKS)
         asked = backtest.Asked.of(stack, which, origins)
         quantiles, _ = answers(net, stack, which, origins)
@@ -233,8 +248,11 @@ class Forecaster(Application[Series, Outlook, Windows, Forecast, Mapping[str, An
         origins = np.array([len(one.values) for one in recent])
         quantiles = self.quantiles_at(net, codec, recent, np.arange(len(recent)), origins)
         mean = mean_of_quantiles(quantiles, LEVELS)
-        times = [one.frequency.text(one.stamps(len(one.values), codec.cut.horizon)) for one in recent]
-        return [Forecast(*of) for of in zip([one.id for one in recent], times, mean, quantiles, strict=True)]
+        stamps = [one.stamps(len(one.values), codec.cut.horizon) for one in recent]
+        return [
+            Forecast(one.id, int(ahead[0]), one.frequency.text(ahead), *of)
+            for one, ahead, *of in zip(recent, stamps, mean, quantiles, strict=True)
+        ]
 
     def evaluate(self, net: nn.Module, codec: Outlook, examples: Sequence[Series]) -> Scores:
         """Rolling-origin backtest beside seasonal naive, theta and exponential smoothing. M4's measures."""
@@ -266,9 +284,21 @@ class Forecaster(Application[Series, Outlook, Windows, Forecast, Mapping[str, An
                 table.append({"id": one.id, "time": time} | {k: float(f"{v:.7g}") for k, v in numbers.items()})
         return table
 
+    @classmethod
+    def showcase(cls) -> Showcase:
+        """Two classical monthly series, their last year held out, learned together with 200 made-up ones."""
+        application = cls(horizon=12, season=12)
+        full = application.read(DATA / "monthly.csv")
+        known = [one.until(len(one.values) - 12) for one in full]
+        story = "Airline passengers (1949-60) and Melbourne's temperatures (1981-90): what comes in the year held out?"
+        recipe = dataclasses.replace(cls.recipe, steps=1200)
+        train = [*known, *made_up_months(200, np.random.default_rng(0))]
+        return Showcase(story, application, recipe, train, known, full)
+
     def draw(self, inputs: Sequence[Series], outputs: Sequence[Forecast]) -> "Figure":
-        """History, median and the 80 % and 95 % fans, one small picture per series."""
-        return fan_chart(inputs, [(one.median, *one.interval(80), *one.interval(95)) for one in outputs])
+        """History, median, the 80 % and 95 % fans, and what came true where the inputs tell; a picture per series."""
+        fans = [(one.median, *one.interval(80), *one.interval(95)) for one in outputs]
+        return fan_chart(inputs, fans, [one.first for one in outputs])
 
 
 def answers(net: nn.Module, stack: Stack, which: np.ndarray, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

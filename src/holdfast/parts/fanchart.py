@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 12  # small pictures in one figure
-INK, BLUE, PALE, FAINT = "#1d2733", "#1f6f8b", "#8fc1d0", "#cfe5ec"
+INK, BLUE, PALE, FAINT, RED = "#1d2733", "#1f6f8b", "#8fc1d0", "#cfe5ec", "#c0392b"
 
 Fan = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # median, 80 % ends, 95 % ends, each [horizon]
 
 
-def fan_chart(series: Sequence[Series], fans: Sequence[Fan]) -> "Figure":
-    """One small picture per series, the first twelve of them. Raises MissingExtraError without matplotlib."""
+def fan_chart(series: Sequence[Series], fans: Sequence[Fan], firsts: Sequence[int]) -> "Figure":
+    """Each series with its fan, which begins at its stamp in ``firsts``: in the series, or after its end.
+
+    One small picture per series, the first twelve of them. Raises MissingExtraError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -31,29 +33,33 @@ def fan_chart(series: Sequence[Series], fans: Sequence[Fan]) -> "Figure":
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for place, axis in enumerate(axes):
         if place < shown:
-            draw_fan(axis, series[place], fans[place])
+            draw_fan(axis, series[place], fans[place], firsts[place])
         else:
             axis.set_axis_off()
     if shown:
         handles, labels = next(iter(figure.axes)).get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     if len(series) > shown:
         figure.suptitle(f"{shown} of {len(series)} series", fontsize=9, color=INK)
     return figure
 
 
-def draw_fan(axis: "Axes", one: Series, fan: Fan) -> None:
-    """The newest history of a series, and its fan."""
+def draw_fan(axis: "Axes", one: Series, fan: Fan, first: int) -> None:
+    """The newest history of a series, its fan from stamp ``first`` on, and what came true where that is known."""
     median, low80, high80, low95, high95 = fan
-    horizon, length = len(median), len(one.values)
-    back = min(length, max(3 * horizon, 36))
-    past = axis_times(one, length - back, back)
-    future = axis_times(one, length - 1, horizon + 1)
-    last = one.values[-1]
-    axis.plot(past, one.values[-back:], color=INK, linewidth=1.1, label="history")
+    horizon = len(median)
+    known = int(np.searchsorted(one.stamps(0, len(one.values)), first))  # values before the forecast
+    back = min(known, max(3 * horizon, 36))
+    past = axis_times(one, known - back, back)
+    future = axis_times(one, known - 1, horizon + 1)
+    last = one.values[known - 1]
+    truth = one.values[known - 1 : known + horizon]
+    axis.plot(past, one.values[known - back : known], color=INK, linewidth=1.1, label="history")
     axis.fill_between(future, joined(last, low95), joined(last, high95), color=FAINT, linewidth=0, label="95 %")
     axis.fill_between(future, joined(last, low80), joined(last, high80), color=PALE, linewidth=0, label="80 %")
     axis.plot(future, joined(last, median), color=BLUE, linewidth=1.6, label="median")
+    if len(truth) > 1:
+        axis.plot(future[: len(truth)], truth, color=RED, linewidth=1.1, linestyle=(0, (3, 1.5)), label="came true")
     axis.set_title(one.id, fontsize=9, loc="left", color=INK)
     axis.tick_params(labelsize=7, colors=INK)
     axis.spines[["top", "right"]].set_visible(False)

@@ -30,3 +30,25 @@ def made_up_series(count: int, rng: np.random.Generator) -> list[Series]:
         values[missing] = np.nan
         found.append(Series(f"shop-{number}", FIRST_DAY, Frequency("microsecond", DAY), values))
     return found
+
+
+def made_up_months(count: int, rng: np.random.Generator) -> list[Series]:
+    """Monthly series of ``count`` firms: growth that changes its pace, a year of its own shape, and lasting noise.
+
+    What there is to learn: the year grows with the level, the pace of growth lasts, and a good month is followed by
+    another. Whoever repeats last year knows none of it.
+    """
+    found: list[Series] = []
+    for number in range(count):
+        months = int(rng.integers(100, 200))
+        time = np.arange(months)
+        pace = rng.normal(0.006, 0.006) + np.cumsum(rng.normal(0, 0.0006, months))
+        waves = [
+            rng.normal(0, 0.15 / k) * np.cos(2 * np.pi * k * (time + rng.uniform(0, 12)) / 12) for k in (1, 2, 3, 4)
+        ]
+        noise = np.zeros(months)
+        for month in range(1, months):
+            noise[month] = 0.7 * noise[month - 1] + rng.normal(0, 0.02)
+        values = np.exp(rng.uniform(2, 7) + np.cumsum(pace) + np.sum(waves, axis=0) + noise)
+        found.append(Series(f"firm-{number}", int(rng.integers(-300, 300)), Frequency("month", 1), values))
+    return found

@@ -8,7 +8,7 @@ devices, flags, ports or optimisers.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Generic, Literal, Self, TypeVar, final
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 
 Example = TypeVar("Example")  # one thing to learn from; its answer may be missing when it is only asked about
 Codec = TypeVar("Codec")  # facts found in the data: a frozen dataclass of JSON values and numpy arrays
+Encoded = TypeVar("Encoded")  # examples in the form from which batches are cut
 Batch = TypeVar("Batch")  # tensors, ready for the network
 Output = TypeVar("Output")  # an answer, as people want it
 Piece = TypeVar("Piece")  # what a stream is fed
 
 # Who -> metric -> value. The first row is the model, the others are the baselines it must beat, on the same examples.
 Scores = dict[str, dict[str, float]]
+# Writes outputs into a file of its own kind.
+Writer = Callable[[Sequence[Any], Path], None]
 # A file, a folder, a data frame, or examples already read.
 Source = Any
 
@@ -68,11 +71,12 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Application(ABC, Generic[Example, Codec, Batch, Output, Piece]):
+class Application(ABC, Generic[Example, Codec, Encoded, Batch, Output, Piece]):
     """One of the sixteen. Subclasses are final frozen dataclasses; every method below but fit is theirs to say."""
 
     task: ClassVar[str]  # the word on the command line
     summary: ClassVar[str]  # one line: what goes in, what comes out
+    formats: ClassVar[Mapping[str, Writer]] = {}  # endings of files beyond tables, such as ".mid"
     recipe: ClassVar[Recipe]  # reaches the published score
     codec_type: ClassVar[type]  # what prepare returns
 
@@ -111,12 +115,14 @@ class Application(ABC, Generic[Example, Codec, Batch, Output, Piece]):
         """
 
     @abstractmethod
-    def batches(
-        self, codec: Codec, examples: Sequence[Example], size: int, rng: np.random.Generator | None
-    ) -> Iterator[Batch]:
+    def encode(self, codec: Codec, examples: Sequence[Example]) -> Encoded:
+        """Examples in the form from which batches are cut: once, not once per epoch. Or the examples as they are."""
+
+    @abstractmethod
+    def batches(self, codec: Codec, encoded: Encoded, size: int, rng: np.random.Generator | None) -> Iterator[Batch]:
         """One epoch. ``rng`` decides order and augmentation; None means validation: in order, nothing altered.
 
-        The same examples and the same ``rng`` give the same batches: that is what resuming rests on.
+        The same ``encoded`` and the same ``rng`` give the same batches: that is what resuming rests on.
         """
 
     @abstractmethod
@@ -153,12 +159,17 @@ class Application(ABC, Generic[Example, Codec, Batch, Output, Piece]):
     def draw(self, inputs: Sequence[Example], outputs: Sequence[Output]) -> "Figure":
         """A picture of the outputs that a person would want to look at."""
 
+    @classmethod
+    @abstractmethod
+    def showcase(cls) -> "Showcase":
+        """What ``holdfast demo`` shows: data that comes with Holdfast, and settings that learn it in under a minute."""
+
     # --- given to every application -----------------------------------------------------------------------------------
 
     @final
     def fit(
         self, data: Source, valid: Source | None = None, recipe: Recipe | None = None
-    ) -> "Model[Example, Codec, Batch, Output, Piece]":
+    ) -> "Model[Example, Codec, Encoded, Batch, Output, Piece]":
         """Train on data (a path, a frame or examples) and return the best model seen on validation.
 
         Without ``valid`` a part of data is held out by split().
@@ -176,15 +187,30 @@ class Application(ABC, Generic[Example, Codec, Batch, Output, Piece]):
         return self.read(source)
 
 
+@dataclass(frozen=True)
+class Showcase:
+    """A demonstration from nothing to a picture."""
+
+    story: str  # what is about to happen, in a sentence or two
+    application: Application[Any, Any, Any, Any, Any, Any]
+    recipe: Recipe
+    train: Source
+    asked: Sequence[Any]  # examples without their answers
+    answers: Sequence[Any]  # the same with them: for the scores and the picture
+
+
 class Stream(ABC, Generic[Piece, Output]):
     """A model listening. Holds O(1) memory, whatever came before."""
 
     @abstractmethod
-    def push(self, piece: Piece) -> list[Output]:
-        """Take the next piece; give what can be said now and will not be taken back."""
+    def push(self, piece: Piece) -> Iterable[Output]:
+        """Take the next piece; give what can be said now and will not be taken back.
+
+        The outputs are to be read to the end: an application that generates may compute them while they are read.
+        """
 
     @abstractmethod
-    def flush(self) -> list[Output]:
+    def flush(self) -> Iterable[Output]:
         """The sequence is over: give the rest, and be ready for a new one."""
 
     @abstractmethod

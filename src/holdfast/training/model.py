@@ -12,17 +12,21 @@ from torch import nn
 from ..parts import settings
 from ..parts.errors import ModelFileError, SettingError
 from . import model_file
-from .application import Application, Batch, Codec, Example, Output, Piece, Scores, Source, Stream
+from .application import Application, Batch, Codec, Encoded, Example, Output, Piece, Scores, Source, Stream
 
 Card = dict[str, Any]  # where a model comes from: data, scores, seed, versions; JSON values only
 
 
 @final
-class Model(Generic[Example, Codec, Batch, Output, Piece]):
+class Model(Generic[Example, Codec, Encoded, Batch, Output, Piece]):
     """An application with what it learned. Immutable in use: predicting changes nothing."""
 
     def __init__(
-        self, application: Application[Example, Codec, Batch, Output, Piece], codec: Codec, net: nn.Module, card: Card
+        self,
+        application: Application[Example, Codec, Encoded, Batch, Output, Piece],
+        codec: Codec,
+        net: nn.Module,
+        card: Card,
     ) -> None:
         self.application = application
         self.codec = codec
@@ -51,7 +55,7 @@ class Model(Generic[Example, Codec, Batch, Output, Piece]):
         """Outputs as rows of a table."""
         return self.application.rows(outputs)
 
-    def using(self, **changed: Any) -> "Model[Example, Codec, Batch, Output, Piece]":
+    def using(self, **changed: Any) -> "Model[Example, Codec, Encoded, Batch, Output, Piece]":
         """The same model with other settings of the kind that may change in use (a level, a number of windows)."""
         kind = type(self.application)
         settings.check_names(kind, changed)
@@ -69,7 +73,9 @@ class Model(Generic[Example, Codec, Batch, Output, Piece]):
         model_file.write(Path(path), "model", header, tensors)
 
 
-def describe(application: Application[Any, Any, Any, Any, Any], codec: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+def describe(
+    application: Application[Any, Any, Any, Any, Any, Any], codec: Any, arrays: dict[str, Any]
+) -> dict[str, Any]:
     """Application, settings and codec as JSON; the codec's arrays go to ``arrays``."""
     return {
         "application": application.task,
@@ -78,7 +84,7 @@ def describe(application: Application[Any, Any, Any, Any, Any], codec: Any, arra
     }
 
 
-def load(path: str | Path, resolve: Callable[[str], type]) -> Model[Any, Any, Any, Any, Any]:
+def load(path: str | Path, resolve: Callable[[str], type]) -> Model[Any, Any, Any, Any, Any, Any]:
     """Open a model file. ``resolve`` gives the application class of a task, KeyError for an unknown one.
 
     Raises ModelFileError where the file is missing, damaged, foreign, of a later format, or does not fit its settings.

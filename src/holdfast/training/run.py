@@ -47,7 +47,7 @@ class Run:
 
     def __init__(
         self,
-        application: Application[Any, Any, Any, Any, Any],
+        application: Application[Any, Any, Any, Any, Any, Any],
         train: Sequence[Any],
         valid: Sequence[Any],
         recipe: Recipe | None = None,
@@ -57,6 +57,8 @@ class Run:
         self.application, self.train, self.valid = application, train, valid
         self.recipe = recipe or application.recipe
         self.codec = application.prepare(train)
+        self.encoded = application.encode(self.codec, train)
+        self.encoded_valid = application.encode(self.codec, valid) if valid else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
             self.net = application.network(self.codec)
@@ -108,7 +110,7 @@ class Run:
         for _ in range(2):
             if self.epoch_batches is None:
                 rng = np.random.default_rng((self.recipe.seed, self.epoch))
-                batches = self.application.batches(self.codec, self.train, self.recipe.batch, rng)
+                batches = self.application.batches(self.codec, self.encoded, self.recipe.batch, rng)
                 self.epoch_batches = itertools.islice(batches, self.taken, None)  # a resumed run skips what it had
             for batch in self.epoch_batches:
                 self.taken += 1
@@ -163,14 +165,14 @@ class Run:
         """Summed loss over counted items of all validation batches, in order, nothing altered."""
         self.net.eval()
         total, count, state = 0.0, 0, None
-        for batch in self.application.batches(self.codec, self.valid, self.recipe.batch, None):
+        for batch in self.application.batches(self.codec, self.encoded_valid, self.recipe.batch, None):
             loss = self.application.loss(self.net, batch, state)
             total, count, state = total + float(loss.total), count + loss.count, loss.state
         if count == 0:
             raise DataError("the validation examples gave no batch", hint="hand in more, or longer ones")
         return total / count
 
-    def finish(self) -> Model[Any, Any, Any, Any, Any]:
+    def finish(self) -> Model[Any, Any, Any, Any, Any, Any]:
         """The best model so far, calibrated on the validation examples, with its card."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
@@ -211,7 +213,7 @@ def detached(state: Any) -> Any:
 
 
 def start(
-    application: Application[Any, Any, Any, Any, Any], data: Source, valid: Source | None, recipe: Recipe | None
+    application: Application[Any, Any, Any, Any, Any, Any], data: Source, valid: Source | None, recipe: Recipe | None
 ) -> Run:
     """A run that has not begun. Without ``valid`` the application holds a part of the data out."""
     recipe = recipe or application.recipe
@@ -223,8 +225,8 @@ def start(
 
 
 def train(
-    application: Application[Any, Any, Any, Any, Any], data: Source, valid: Source | None, recipe: Recipe | None
-) -> Model[Any, Any, Any, Any, Any]:
+    application: Application[Any, Any, Any, Any, Any, Any], data: Source, valid: Source | None, recipe: Recipe | None
+) -> Model[Any, Any, Any, Any, Any, Any]:
     """From data to a calibrated model; what is said on the way goes to the log "holdfast"."""
     run = start(application, data, valid, recipe)
     for report in run:

@@ -17,7 +17,9 @@ def demo(
     task: Annotated[str, Parameter(help="what to show")] = "forecast",
     /,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"], help="the folder for the model and the picture")] = Path("holdfast-demo"),
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="the folder for the model and the picture")] = Path(
+        "holdfast-demo"
+    ),
     json: Annotated[bool, Parameter(help="the scores as JSON")] = False,
 ) -> int:
     """Learn from data that comes with Holdfast, score it beside the baselines, draw a picture."""
@@ -32,13 +34,15 @@ def demo(
         for report in run:
             bar.show(report)
     model = run.finish()
-    output.errors.print(f"trained {run.step} steps in {run.seconds:.0f} s: {model}", markup=False)
+    output.errors.print(f"trained: {output.trained(model)}", markup=False)
     scores = model.evaluate(show.answers)
     output.print_scores(scores, json)
     out.mkdir(parents=True, exist_ok=True)
     model.save(out / "model.safetensors")
-    model.application.draw(show.answers, model.predict(show.asked)).savefig(out / f"{task}.png")
+    model.application.draw(show.answers, model.predict(show.asked)).savefig(out / f"{task}.png", dpi=150)
     console = Console(stderr=True, highlight=False)
     console.print(f"the picture: {out / f'{task}.png'}\nthe model:   {out / 'model.safetensors'}", markup=False)
-    console.print(f"{time.perf_counter() - started:.0f} seconds. Next: holdfast train {task} YOUR.csv -o model.safetensors")
+    console.print(
+        f"{time.perf_counter() - started:.0f} seconds. Next: holdfast train {task} YOUR.csv -o model.safetensors"
+    )
     return 0

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ...parts.errors import SettingError
 from ...training.application import Scores
+from ...training.model import Model
 from ...training.run import Report
 
 errors = Console(stderr=True, highlight=False)
@@ -38,7 +39,7 @@ def scores_table(scores: Scores, title: str = "") -> Table:
     """Who against what; the best of each column is not marked, since larger is not always better."""
     columns = list(next(iter(scores.values())))
     table = Table(title=title or None, title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     for who, row in scores.items():
@@ -51,7 +52,8 @@ def print_scores(scores: Scores, as_json: bool) -> None:
     if as_json:
         print_json(scores)
     else:
-        Console(highlight=False).print(scores_table(scores))
+        wide = None if sys.stdout.isatty() else 200  # in a pipe nothing is folded
+        Console(highlight=False, width=wide).print(scores_table(scores))
 
 
 def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
@@ -62,6 +64,14 @@ def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         sys.stdout.write(f"{name:<{width}}  {value}\n")
+
+
+def trained(model: Model[Any, Any, Any, Any, Any, Any]) -> str:
+    """What came of a training, in a line."""
+    weights = sum(p.numel() for p in model.net.parameters())
+    card, valid = model.card, model.card["valid_loss"]
+    said = "" if valid is None else f", best validation loss {valid:.4g} at step {card['best_step']}"
+    return f"{weights:,} weights, {card['steps']} steps in {card['seconds']:.0f} s{said}"
 
 
 def refuse_overwriting(path: Path, force: bool) -> None:

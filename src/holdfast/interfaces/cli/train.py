@@ -58,7 +58,7 @@ def command(task: str) -> Callable[..., int]:
         model = run.finish()
         model.save(out)
         saved.unlink(missing_ok=True)
-        output.errors.print(f"{out}: {model}, validation {model.card['valid_loss']}, {model.card['seconds']} s")
+        output.errors.print(f"{out}: {output.trained(model)}", markup=False)
         if json:
             output.print_json(model.card)
         return 0

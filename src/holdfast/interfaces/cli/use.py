@@ -3,7 +3,7 @@
 import operator
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from ...apps import application, load
 from ...parts.errors import DataError, HoldfastError, ModelFileError, SettingError
-from ...parts.table import write_rows
+from ...parts.table import KINDS, write_rows
 from ...training import model_file
 from ...training.application import Scores
 from ...training.model import Model
@@ -56,7 +56,7 @@ def flags_of(path: Path) -> list[Any]:
     ]
 
 
-def opened(path: Path, flags: dict[str, Any]) -> Model[Any, Any, Any, Any, Any]:
+def opened(path: Path, flags: dict[str, Any]) -> Model[Any, Any, Any, Any, Any, Any]:
     """A model with the settings given on the command line."""
     if not path.is_file():
         raise ModelFileError(f"{path} is not a model file", hint="train one: holdfast train TASK DATA -o MODEL")
@@ -119,28 +119,36 @@ def run(
     if out is not None:
         output.refuse_overwriting(out, force)
     trained = opened(model, flags)
-    kind = "json" if json else format or kind_of(out)
+    kind = "json" if json else format or kind_of(out, trained.application.formats)
     if inputs == ["<stdin>"]:
         return run_stream(trained, "csv" if kind == "csv" else "jsonl", out)
-    rows, failed = run_files(trained, inputs, strict, plot, force)
-    write_rows(rows, sys.stdout if out is None else out, kind)
+    rows, answers, failed = run_files(trained, inputs, strict, plot, force)
+    if out is not None and kind in trained.application.formats:
+        trained.application.formats[kind](answers, out)
+    else:
+        write_rows(rows, sys.stdout if out is None else out, kind)
     if failed:
         raise SomeFailedError(f"{len(failed)} of {len(inputs)} inputs failed: {', '.join(failed)}")
     return 0
 
 
-def kind_of(out: Path | None) -> str:
-    """The kind of table that a file's ending asks for."""
-    ending = "csv" if out is None else out.suffix.removeprefix(".").lower()
-    if ending not in ("csv", "json", "jsonl", "parquet"):
-        raise SettingError(f"{out} does not end in .csv, .json, .jsonl or .parquet", hint="say which with --format")
+def kind_of(out: Path | None, formats: Iterable[str]) -> str:
+    """The kind of file that an ending asks for: a table, or one of the application's own formats."""
+    if out is None:
+        return "csv"
+    if out.suffix.lower() in formats:
+        return out.suffix.lower()
+    ending = out.suffix.removeprefix(".").lower()
+    if ending not in KINDS:
+        known = ", ".join([*formats, *(f".{kind}" for kind in KINDS)])
+        raise SettingError(f"{out} does not end in {known}", hint="say which with --format")
     return ending
 
 
 def run_files(
-    model: Model[Any, Any, Any, Any, Any], inputs: Sequence[str], strict: bool, plot: Path | None, force: bool
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of all inputs that can be used, and the names of those that cannot."""
+    model: Model[Any, Any, Any, Any, Any, Any], inputs: Sequence[str], strict: bool, plot: Path | None, force: bool
+) -> tuple[list[dict[str, Any]], list[Any], list[str]]:
+    """The rows and the outputs of all inputs that can be used, and the names of those that cannot."""
     rows: list[dict[str, Any]] = []
     examples: list[Any] = []
     answers: list[Any] = []
@@ -162,21 +170,21 @@ def run_files(
         raise DataError("no input could be used")
     if plot is not None:
         picture(model, examples, answers, plot, force)
-    return rows, failed
+    return rows, answers, failed
 
 
-def run_stream(model: Model[Any, Any, Any, Any, Any], kind: str, out: Path | None) -> int:
+def run_stream(model: Model[Any, Any, Any, Any, Any, Any], kind: str, out: Path | None) -> int:
     """Answers as they come, one line each, each line complete when it is written."""
     stream, header = model.stream(), True
     target = sys.stdout if out is None else out.open("w", encoding="utf-8", newline="")
 
-    def tell(outputs: Sequence[Any]) -> None:
+    def tell(outputs: Iterable[Any]) -> None:
         nonlocal header
-        lines = model.rows(outputs)
-        if lines:
-            write_rows(lines, target, kind, header=header)
-            target.flush()
-            header = False
+        for one in outputs:  # one by one: an application that generates computes them while they are read
+            if lines := model.rows([one]):
+                write_rows(lines, target, kind, header=header)
+                target.flush()
+                header = False
 
     try:
         for piece in model.application.pieces(sys.stdin.buffer):
@@ -189,9 +197,9 @@ def run_stream(model: Model[Any, Any, Any, Any, Any], kind: str, out: Path | Non
 
 
 def picture(
-    model: Model[Any, Any, Any, Any, Any], examples: Sequence[Any], outputs: Sequence[Any], path: Path, force: bool
+    model: Model[Any, Any, Any, Any, Any, Any], examples: Sequence[Any], outputs: Sequence[Any], path: Path, force: bool
 ) -> None:
     """Draw outputs into an image file."""
     output.refuse_overwriting(path, force)
-    model.application.draw(examples, outputs).savefig(path)
+    model.application.draw(examples, outputs).savefig(path, dpi=150)
     output.errors.print(f"drawn: {path}", markup=False)
