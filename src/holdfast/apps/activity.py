@@ -21,6 +21,7 @@ from ..parts.recording import Columns, Recording, read_lines, read_recordings
 from ..parts.resampling import Resampler, Stretch
 from ..parts.settings import setting
 from ..parts.timeline import Timeline
+from ..parts.window_classifier import BLOCK, WindowClassifier, probabilities_of
 from ..training.application import Application, Loss, Recipe, Scores, Showcase, Source, Stream
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("holdfast")
 
-BLOCK = 256  # windows that meet the network at a time
 ENOUGH = 20_000  # windows from which scales and the linear baseline are found: 0.1 GB with six channels
 HELD_OUT = 0.2  # share of people, or of each label's time, for validation
 
@@ -60,31 +60,6 @@ class Windows(NamedTuple):
     x: Tensor  # [batch, window, channels]
     y: Tensor  # [batch] int64, label numbers
     weight: Tensor  # [batch] how much each counts
-
-
-class WindowClassifier(nn.Module):
-    """One window of raw samples -> logits of each member. What it sees of a window depends on that window alone."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, codec: Activities, app: "ActivityRecognizer") -> None:
-        super().__init__()
-        self.triads = codec.triads
-        self.register_buffer("mean", torch.tensor(codec.mean))
-        self.register_buffer("scale", torch.tensor(codec.scale))
-        self.members = nn.ModuleList(
-            ConvolutionalLSTM(
-                len(codec.mean), len(codec.labels), app.filters, app.hidden, layers=app.layers, dropout=app.dropout
-            )
-            for _ in range(app.members)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [batch, window, channels] -> logits [members, batch, labels]."""
-        features = torch.cat([x, inertial.upright(x, self.triads)], dim=-1)
-        features = (features - self.mean) / self.scale
-        return torch.stack([member(features) for member in self.members])
 
 
 @final
@@ -220,7 +195,12 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
     # --- learning -----------------------------------------------------------------------------------------------------
 
     def network(self, codec: Activities) -> nn.Module:
-        return WindowClassifier(codec, self)
+        features, labels = len(codec.mean), len(codec.labels)
+        members = [
+            ConvolutionalLSTM(features, labels, self.filters, self.hidden, layers=self.layers, dropout=self.dropout)
+            for _ in range(self.members)
+        ]
+        return WindowClassifier(codec.triads, codec.mean, codec.scale, members)
 
     def encode(self, codec: Activities, examples: Sequence[Recording]) -> Framed:
         return self.framed(examples, codec.channels)
@@ -287,7 +267,7 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
         linear: list[np.ndarray] = []
         for begin in range(0, len(frames), BLOCK):
             x = framing.cut_frames(grids, frames[begin : begin + BLOCK], self.window_samples)
-            ours.append(probabilities_of(net, codec, x))
+            ours.append(probabilities_of(net, codec.temperature, x))
             linear.append(codec.linear.probabilities(framing.statistics(inertial.seen(x, codec.triads))))
         return framing.label_numbers(frames, codec.labels), np.concatenate(ours), np.concatenate(linear)
 
@@ -310,13 +290,6 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
 
     def draw(self, inputs: Sequence[Recording], outputs: Sequence[Timeline]) -> "Figure":
         return timeline.draw_timelines(inputs, outputs)
-
-
-@torch.inference_mode()
-def probabilities_of(net: nn.Module, codec: Activities, x: np.ndarray) -> np.ndarray:
-    """Windows [windows, window, channels] -> probabilities [windows, labels] float32: the members' mean, tempered."""
-    blocks = [net(torch.from_numpy(x[n : n + BLOCK])).double().softmax(-1).mean(0) for n in range(0, len(x), BLOCK)]
-    return classification.tempered(torch.cat(blocks).numpy(), codec.temperature).astype(np.float32)
 
 
 @final
@@ -373,7 +346,7 @@ class ActivityStream(Stream[Recording, Timeline]):
         x = np.stack([self.waiting[n * hop : n * hop + window] for n in range(count)])
         self.waiting = self.waiting[count * hop :]
         self.windows += count
-        self.recent = np.concatenate([self.recent, probabilities_of(self.net, self.codec, x)])
+        self.recent = np.concatenate([self.recent, probabilities_of(self.net, self.codec.temperature, x)])
 
     def end(self) -> list[Timeline]:
         """The rest of a stretch; what comes after its last whole window is taken to go on as that one."""

@@ -1,0 +1,42 @@
+"""A network for one window of raw sensor samples: upright channels, standardised, then several members side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import classification, inertial
+from .inertial import Triad
+
+BLOCK = 256  # windows that meet the network at a time
+
+
+class WindowClassifier(nn.Module):
+    """One window of raw samples -> logits of each member. What it sees of a window depends on that window alone."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, triads: Sequence[Triad], mean: np.ndarray, scale: np.ndarray, members: Sequence[nn.Module]
+    ) -> None:
+        """mean, scale [features]: channels, then what triads measure along and across the upright."""
+        super().__init__()
+        self.triads = tuple(triads)
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("scale", torch.tensor(scale))
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [batch, window, channels] -> logits [members, batch, labels]."""
+        features = torch.cat([x, inertial.upright(x, self.triads)], dim=-1)
+        features = (features - self.mean) / self.scale
+        return torch.stack([member(features) for member in self.members])
+
+
+@torch.inference_mode()
+def probabilities_of(net: nn.Module, temperature: float, x: np.ndarray) -> np.ndarray:
+    """Windows [windows, window, channels] -> probabilities [windows, labels] float32: the members' mean, tempered."""
+    blocks = [net(torch.from_numpy(x[n : n + BLOCK])).double().softmax(-1).mean(0) for n in range(0, len(x), BLOCK)]
+    return classification.tempered(torch.cat(blocks).numpy(), temperature).astype(np.float32)
