@@ -21,8 +21,9 @@ import polars as pl
 import torch
 
 from holdfast.apps.activity import Activities, ActivityRecognizer
-from holdfast.parts import classification, framing, timeline
-from holdfast.parts.recording import Recording
+from holdfast.parts import classification
+from holdfast.parts.sensors import framing, timeline
+from holdfast.parts.sensors.recording import Recording
 from holdfast.training.model import Model
 from holdfast.training.run import Run
 

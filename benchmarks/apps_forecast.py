@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from holdfast.apps.forecast import HALF, Forecaster
-from holdfast.parts import accuracy
-from holdfast.parts.frequency import Frequency
-from holdfast.parts.series import Series
+from holdfast.parts.series import accuracy
+from holdfast.parts.series.frequency import Frequency
+from holdfast.parts.series.series import Series
 from holdfast.training.application import Recipe
 from holdfast.training.model import Model
 

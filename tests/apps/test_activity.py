@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.apps.activity import ActivityRecognizer
-from holdfast.parts import framing, inertial, timeline
 from holdfast.parts.errors import DataError, SettingError
-from holdfast.parts.recording import Recording
-from holdfast.parts.timeline import Timeline
+from holdfast.parts.sensors import framing, inertial, timeline
+from holdfast.parts.sensors.recording import Recording
+from holdfast.parts.sensors.timeline import Timeline
 from holdfast.training.application import Recipe, collect
 from holdfast.training.model import Model
 

@@ -164,7 +164,7 @@ def test_stream_is_whole(contract: Contract, file_model: AnyModel, tmp_path: Pat
     path = contract.write(tmp_path, 3)
     whole = model.rows(model.predict(path))
     pieces = list(model.application.pieces(io.BytesIO(path.read_bytes())))
-    assert_rows_equal(joined(contract, model, list(collect(model.stream(), pieces))), whole)
+    assert_rows_equal(model.rows(list(collect(model.stream(), pieces))), whole)
     moved = model.stream()
     outputs: list[Any] = []
     for n, piece in enumerate(pieces):  # every so often the stream moves to another process
@@ -173,17 +173,7 @@ def test_stream_is_whole(contract: Contract, file_model: AnyModel, tmp_path: Pat
             state = moved.state()
             moved = model.stream()
             moved.restore(state)
-    assert_rows_equal(joined(contract, model, [*outputs, *moved.flush()]), whole)
-
-
-def joined(contract: Contract, model: AnyModel, outputs: list[Any]) -> list[dict[str, Any]]:
-    """Rows of a stream's outputs; neighbouring rows of a timeline that say the same are one, as they are in a file."""
-    rows = model.rows(outputs)
-    if contract.task != "activity":
-        return rows
-    from holdfast.parts import timeline
-
-    return model.rows(timeline.join(outputs))
+    assert_rows_equal(model.rows([*outputs, *moved.flush()]), whole)
 
 
 def test_a_state_of_another_kind_is_refused(model: AnyModel) -> None:

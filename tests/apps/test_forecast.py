@@ -14,12 +14,12 @@ import torch
 
 from holdfast.apps import application
 from holdfast.apps.forecast import Forecaster, Outlook
-from holdfast.parts.backtest import last_origins, random_origins, say_plainly
 from holdfast.parts.errors import DataError, SettingError
-from holdfast.parts.frequency import DAY, Frequency
 from holdfast.parts.quantiles import LEVELS
-from holdfast.parts.series import Series
-from holdfast.parts.windows import Stack
+from holdfast.parts.series.backtest import last_origins, random_origins, say_plainly
+from holdfast.parts.series.frequency import DAY, Frequency
+from holdfast.parts.series.series import Series
+from holdfast.parts.series.windows import Stack
 from holdfast.training.application import Recipe, collect
 from holdfast.training.model import Model, load
 

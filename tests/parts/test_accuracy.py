@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from holdfast.parts import accuracy
+from holdfast.parts.series import accuracy
 
 NAN = np.nan
 

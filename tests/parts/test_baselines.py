@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from holdfast.parts import accuracy, baselines
-from holdfast.parts.smoothing import exponential_smoothing
+from holdfast.parts.series import accuracy, baselines
+from holdfast.parts.series.smoothing import exponential_smoothing
 
 NAN = np.nan
 

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from holdfast.parts.backtest import Asked, apart
-from holdfast.parts.blending import best_share, blended
-from holdfast.parts.cutting import Wish, choose_cut, choose_segment
-from holdfast.parts.frequency import Frequency
-from holdfast.parts.series import Series
-from holdfast.parts.windows import Stack
+from holdfast.parts.series.backtest import Asked, apart
+from holdfast.parts.series.blending import best_share, blended
+from holdfast.parts.series.cutting import Wish, choose_cut, choose_segment
+from holdfast.parts.series.frequency import Frequency
+from holdfast.parts.series.series import Series
+from holdfast.parts.series.windows import Stack
 
 STEP = Frequency("step", 1)
 ANY = Wish(None, None, None, None, (), "auto", "season", (), (), ())

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from holdfast.parts.errors import DataError
-from holdfast.parts.recording import Columns, Recording, read_lines, read_recordings
+from holdfast.parts.sensors.recording import Columns, Recording, read_lines, read_recordings
 
 HEADER = "Timestamp (ms),Acc X,acc_y,Activity,Subject ID\n"
 ROWS = "0,0.1,1.5,walk,3\n20,0.2,,walk,3\n40,0.3,2.5,sit,3\n10,5,6,sit,4\n30,7,8,,4\n"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.parts.errors import DataError
-from holdfast.parts.resampling import Resampler, on_grid, resample
+from holdfast.parts.sensors.resampling import Resampler, on_grid, resample
 
 
 def waves(times: np.ndarray, frequency: float) -> np.ndarray:

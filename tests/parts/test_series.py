@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.parts.columns import Columns
 from holdfast.parts.errors import DataError
-from holdfast.parts.frequency import DAY, HOUR, MINUTE, WEEK, Frequency
-from holdfast.parts.series import Series, read_series
-from holdfast.parts.series_stream import Rows, read_rows
+from holdfast.parts.series.arriving import Rows, read_rows
+from holdfast.parts.series.columns import Columns
+from holdfast.parts.series.frequency import DAY, HOUR, MINUTE, WEEK, Frequency
+from holdfast.parts.series.series import Series, read_series
 from holdfast.parts.table import read_table
 
 MONTHLY, DAILY = Frequency("month", 1), Frequency("microsecond", DAY)

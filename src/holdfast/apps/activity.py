@@ -10,18 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..parts import classification, framing, inertial, motion, settings, timeline
+from ..parts import classification, settings
 from ..parts.classification import LinearClassifier
 from ..parts.convolution import ConvolutionalLSTM
 from ..parts.errors import DataError, SettingError
-from ..parts.framing import Frame
-from ..parts.inertial import Triad
 from ..parts.packing import pack, unpack
-from ..parts.recording import Columns, Recording, read_lines, read_recordings
-from ..parts.resampling import Resampler, Stretch
+from ..parts.sensors import framing, inertial, timeline
+from ..parts.sensors import made_up as motion
+from ..parts.sensors.framing import Frame
+from ..parts.sensors.inertial import Triad
+from ..parts.sensors.recording import Columns, Recording, read_lines, read_recordings
+from ..parts.sensors.resampling import Resampler, Stretch
+from ..parts.sensors.timeline import Timeline
+from ..parts.sensors.window_classifier import BLOCK, WindowClassifier, probabilities_of
 from ..parts.settings import setting
-from ..parts.timeline import Timeline
-from ..parts.window_classifier import BLOCK, WindowClassifier, probabilities_of
 from ..training.application import Application, Loss, Recipe, Scores, Showcase, Source, Stream
 
 if TYPE_CHECKING:

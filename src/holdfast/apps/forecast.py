@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..parts import backtest, blending
-from ..parts.columns import Columns
-from ..parts.cutting import Wish, choose_cut
 from ..parts.errors import DataError
-from ..parts.fanchart import fan_chart
-from ..parts.made_up import made_up_months, made_up_series
 from ..parts.quantiles import LEVELS, conformal_widening, mean_of_quantiles, pinball, widened
-from ..parts.segments import Members, Size
-from ..parts.series import Series, read_series
-from ..parts.series_stream import Rows, read_rows
+from ..parts.series import backtest, blending
+from ..parts.series.arriving import Rows, read_rows
+from ..parts.series.columns import Columns
+from ..parts.series.cutting import Wish, choose_cut
+from ..parts.series.fanchart import fan_chart
+from ..parts.series.made_up import made_up_months, made_up_series
+from ..parts.series.segments import Members, Size
+from ..parts.series.series import Series, read_series
+from ..parts.series.windows import Cut, Stack, Windows
 from ..parts.settings import setting
 from ..parts.table import read_table
-from ..parts.windows import Cut, Stack, Windows
 from ..training.application import Application, Loss, Recipe, Scores, Showcase, Source, Stream
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import polars as pl
 from .errors import DataError, SettingError
 
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-", "?"]  # how people write "no value"
+LOOKED_AT = 10_000  # rows whose types stand for all, as long as they do
 KINDS = ("csv", "json", "jsonl", "parquet")
 
 
@@ -62,8 +63,21 @@ def read_csv(raw: bytes) -> pl.DataFrame:
     if not head:
         raise ValueError("it is empty")
     delimiter = max(",;\t|", key=head[0].count)
+    try:
+        return parse(raw, delimiter, LOOKED_AT)
+    except pl.exceptions.ComputeError:  # a row further down does not fit the types of the first ones
+        return parse(raw, delimiter, None)
+
+
+def parse(raw: bytes, delimiter: str, look_at: int | None) -> pl.DataFrame:
+    """A CSV whose types are told by its first ``look_at`` rows; None: by all of them, which is much slower."""
     return pl.read_csv(
-        raw, separator=delimiter, null_values=MISSING, infer_schema_length=None, try_parse_dates=True, encoding="utf8"
+        raw,
+        separator=delimiter,
+        null_values=MISSING,
+        infer_schema_length=look_at,
+        try_parse_dates=True,
+        encoding="utf8",
     )
 
 

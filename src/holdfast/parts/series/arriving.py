@@ -10,13 +10,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import polars as pl
 
-from . import packing
+from .. import packing
+from ..errors import DataError
+from ..table import MISSING
 from .columns import IDS, TIMES, VALUES, Columns
-from .errors import DataError
 from .frequency import Frequency
 from .series import Series
 from .stamps import parse_stamps
-from .table import MISSING
 
 KIND = "newest rows of series"
 

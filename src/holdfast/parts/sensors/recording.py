@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, Self, TypeGuard
 import numpy as np
 import polars as pl
 
-from .errors import DataError, did_you_mean
-from .table import MISSING, read_table
+from ..errors import DataError, did_you_mean
+from ..table import MISSING, read_table
 
 log = logging.getLogger("holdfast")
 

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from .errors import DataError, did_you_mean
+from ..errors import DataError, did_you_mean
+from ..table import MISSING
 from .stamps import as_dates, is_text, name_rows
-from .table import MISSING
 
 TIMES = (
     "time",

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import polars as pl
 
-from .errors import DataError
+from ..errors import DataError
 
 log = logging.getLogger("holdfast")
 

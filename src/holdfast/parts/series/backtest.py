@@ -8,8 +8,8 @@ from typing import Self
 
 import numpy as np
 
+from ..errors import DataError
 from . import accuracy, baselines
-from .errors import DataError
 from .series import Series
 from .smoothing import exponential_smoothing
 from .windows import Cut, Stack

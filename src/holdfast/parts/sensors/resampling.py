@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
 
 CROSSINGS = 12  # zero crossings of the sinc on each side: 0.24 s of looking ahead at 50 Hz
 BETA = 5.0  # Kaiser window: side lobes near -53 dB (Oppenheim & Schafer, eq. 7.75)

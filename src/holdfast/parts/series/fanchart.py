@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import MissingExtraError
+from ..errors import MissingExtraError
 from .series import Series
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
 
 SECOND = 1_000_000  # microseconds
 MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 86_400 * SECOND

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..engine import LSTM
+from ...engine import LSTM
+from ..quantiles import QuantileHead
 from .calendar import calendar_width
-from .quantiles import QuantileHead
 from .windows import Cut, Windows
 
 UNKNOWN_SHARE = 0.1  # of training windows whose series is hidden, so that unseen series find a trained place

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import DataError, did_you_mean
+from ..errors import DataError, did_you_mean
 from .recording import Recording
 from .resampling import HOLE, Resampler, on_grid, resample
 

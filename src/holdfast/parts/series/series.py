@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
+from ..errors import DataError
 from .columns import Columns, numbers_of
-from .errors import DataError
 from .frequency import Frequency, infer
 from .stamps import name_rows, parse_stamps
 

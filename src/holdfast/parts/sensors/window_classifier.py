@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import classification, inertial
+from .. import classification
+from . import inertial
 from .inertial import Triad
 
 BLOCK = 256  # windows that meet the network at a time

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
 from .frequency import Frequency
 from .series import Series
 from .windows import Cut, Stack

@@ -1,0 +1,1 @@
+"""Sensor recordings: read from tables and pipes, resampled, cut into windows, answered with timelines."""

@@ -1,0 +1,1 @@
+"""Time series: read from tables, cut into windows, forecast, corrected, scored, drawn."""
