@@ -126,9 +126,57 @@ def activity_line(classes: str, found: dict[str, Any]) -> list[str]:
     ]
 
 
+def scored(found: dict[str, Any], columns: dict[str, str]) -> str:
+    """Everybody's scores on one data set: ours, the baselines', the published ones. ``columns``: measure -> heading."""
+    rows = [["", *columns.values()]]
+    for who, row in found["scores"].items():
+        cells = [f"{row[measure]:.3f}" if measure in row else "" for measure in columns]
+        rows.append([f"**{who}**" if who == "holdfast" else who, *cells])
+    for who, row in found["published"].items():
+        rows.append([f"{who}, published", *(f"{row[measure]:.3f}" if measure in row else "" for measure in columns)])
+    return markdown(rows)
+
+
+def forecast_tables() -> str:
+    """Each data set of the forecaster's benchmark."""
+    coverage = {"coverage 80": "coverage of 80 %", "coverage 95": "of 95 %"}
+    competition = {"sMAPE": "sMAPE", "MASE": "MASE", "OWA": "OWA", "pinball": "pinball", **coverage}
+    names = {
+        "m4-hourly": ("M4 Hourly, 414 series, 48 ahead", competition),
+        "m4-weekly": ("M4 Weekly, 359 series, 13 ahead", competition),
+        "m3-monthly": ("M3 Monthly, 1,428 series, 18 ahead", competition),
+        "etth1-96": ("ETTh1, 96 hours ahead, 7 channels, z-scores", {"MSE": "MSE", "MAE": "MAE", **coverage}),
+    }
+    parts: list[str] = []
+    for name, found in result("apps_forecast")["test"].items():
+        title, columns = names[name]
+        cost = (
+            f"{found['train_seconds']:.0f} s on {found['machine']['threads']} thread(s), {found['weights']:,} weights"
+        )
+        share = f"; network's share in the blend {found["network's share"]:.0%}" if "network's share" in found else ""
+        size = f"{found['model_bytes'] / 1e6:.1f} MB"
+        parts.append(f"**{title}**\n\n{scored(found, columns)}\n\nTrained in {cost}, {size}{share}.")
+    return "\n\n".join(parts)
+
+
+def activity_tables() -> str:
+    """HAPT with 6 and with 12 classes."""
+    recorded = result("apps_activity")
+    parts: list[str] = []
+    for classes in ("6 classes", "12 classes"):
+        found = dict(recorded[classes])
+        published = recorded["published"] if classes == "6 classes" else {}
+        found["published"] = {who: {"accuracy": value} for who, value in published.items()}
+        columns = {"accuracy": "accuracy", "macro_f1": "macro-F1", "calibration_error": "calibration error"}
+        parts.append(f"**{classes}, {found['windows']:,} windows of unseen people**\n\n{scored(found, columns)}")
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "engine": engine_summary,
     "apps": apps_summary,
+    "forecast": forecast_tables,
+    "activity": activity_tables,
     "engine training": lambda: engine_table("engine_training"),
     "engine inference": lambda: engine_table("engine_inference"),
     "engine ragged": lambda: engine_table("engine_ragged"),

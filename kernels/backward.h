@@ -100,11 +100,11 @@ static void gates_of_step(const Backward &b, const Share &share, Index step, flo
     const Index first = share.first_block, blocks = share.last_block - first, unit = first * VL;
     const Index present_in_last = least_index(VL, p->units - (share.last_block - 1) * VL);
     for (Index place = share.first_place; place < least_index(share.last_place, s.active[step]); ++place) {
-        const Index state = place * b.dh_stride + unit, time = time_of(s, p, place, step);
+        const Index state = place * b.dh_stride + unit;
         const float *c_before = step ? kept_at(s, p, step - 1, place, first) + 4 * VL : b.c0 + state;
-        const float *dy = b.g->dy ? b.g->dy + time * b.g->dy_step + s.row[place] * b.g->dy_row + unit : nullptr;
+        const Index dy_at = row_step_at(s, p, place, step, b.g->dy_step, b.g->dy_row) + unit;
         cells_backward({kept_at(s, p, step, place, first), c_before, step ? KEPT_PER_UNIT * VL : VL,
-                        y_at(s, p, place, step) + unit, dy, b.dh + state, b.dc + state,
+                        y_at(s, p, place, step) + unit, b.g->dy ? b.g->dy + dy_at : nullptr, b.dh + state, b.dc + state,
                         dgates + place * b.dgates_stride + first * BLOCK_SUMS},
                        blocks, present_in_last);
     }
@@ -203,8 +203,8 @@ static void input_gradient(const Backward &b, BackwardWorker &own, const Chunk &
                                                     b.input.at(panel), width * VL, b.zeros, 0, own.tile, width * VL,
                                                     nullptr, 0});
             for (Index m = 0; m < count; ++m, walk_on(b, at)) {
-                const Index row = b.schedule.row[at.place], time = time_of(b.schedule, p, at.place, at.step);
-                memcpy(b.g->dx + time * b.g->dx_step + row * b.g->dx_row + column, own.tile + m * width * VL, bytes);
+                const Index dx_at = row_step_at(b.schedule, p, at.place, at.step, b.g->dx_step, b.g->dx_row);
+                memcpy(b.g->dx + dx_at + column, own.tile + m * width * VL, bytes);
             }
         }
     }
@@ -280,7 +280,8 @@ static void hand_out_states(const Backward &b, const Share &share)
             if (b.g->dh0) store_part(b.g->dh0 + to, load(b.dh + place * b.dh_stride + unit), present);
             if (b.g->dc0) store_part(b.g->dc0 + to, load(b.dc + place * b.dh_stride + unit), present);
         }
-        for (Index time = b.schedule.length[place]; b.g->dx && share.first_block == 0 && time < p->steps; ++time)
+        const bool fill = b.g->dx && !p->packed && share.first_block == 0; // zeros past the row's length
+        for (Index time = b.schedule.length[place]; fill && time < p->steps; ++time)
             memset(b.g->dx + time * b.g->dx_step + row * b.g->dx_row, 0,
                    sizeof(float) * static_cast<size_t>(p->features));
     }

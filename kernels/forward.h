@@ -259,7 +259,7 @@ static void all_steps(const Forward &f, ForwardWorker &own, const Share &share, 
     }
 }
 
-// The last states, and zeros past each row's length.
+// The last states, and zeros past each row's length; packed there is nothing past it.
 static void finish(const Forward &f, const Share &share)
 {
     const holdfast_lstm *p = f.p;
@@ -274,7 +274,7 @@ static void finish(const Forward &f, const Share &share)
                        least_index(VL, p->units - block * VL));
         memcpy(p->h_last + row * p->units + first, f.input[length & 1] + place * f.input_stride + f.h_column + first,
                bytes);
-        for (Index time = length; time < p->steps; ++time)
+        for (Index time = length; !p->packed && time < p->steps; ++time)
             memset(p->y + time * p->y_step + row * p->y_row + first, 0, bytes);
     }
 }

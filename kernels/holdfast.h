@@ -16,6 +16,11 @@
  * x is never read and dy is ignored; h_last and c_last are the state after the row's own last step (h0, c0 for a row of
  * length 0). With reverse != 0 row r runs from step lengths[r]-1 down to 0.
  *
+ * Packed batches: with packed != 0, x, y, dy and dx hold row-steps only, [sum of lengths, ...], as torch's
+ * PackedSequence does: step 0 of every row that has one, then step 1, and so on; within a step rows stand in the order
+ * of falling length, equal lengths in the order of rows. Such a buffer's *_row leads from row-step to row-step, and its
+ * *_step is not read. h0, c0, h_last and c_last are by row, as ever.
+ *
  * Promises: the same bits for the same input whatever `threads` is, and whatever other rows stand in the batch;
  * a NaN or Inf stays in its row (weight gradients excepted, which sum over rows).
  */
@@ -24,7 +29,7 @@
 
 #include <stdint.h>
 
-#define HOLDFAST_ABI 1
+#define HOLDFAST_ABI 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -34,14 +39,15 @@ typedef struct holdfast_lstm { /* one layer, one direction */
     int64_t steps, rows, features, units;
     int64_t threads; /* at most; fewer are used where the work is small */
     int64_t reverse;
-    const float *x; /* [steps, rows, features] */
+    const float *x; /* [steps, rows, features], or packed [sum of lengths, features] */
     int64_t x_step, x_row;
     const float *w_input;     /* [4*units, features] */
     const float *w_recurrent; /* [4*units, units] */
     const float *bias;        /* [4*units], or NULL for zero */
     const float *h0, *c0;     /* [rows, units], or NULL for zero */
     const int64_t *lengths;   /* [rows], or NULL: every row has `steps` */
-    float *y;                 /* [steps, rows, units] */
+    int64_t packed;           /* x, y, dy and dx are packed */
+    float *y;                 /* [steps, rows, units], or packed [sum of lengths, units] */
     int64_t y_step, y_row;
     float *h_last, *c_last; /* [rows, units] */
     float *kept;            /* holdfast_kept_floats(...) floats for the backward pass, or NULL in inference */
@@ -49,10 +55,10 @@ typedef struct holdfast_lstm { /* one layer, one direction */
 } holdfast_lstm;
 
 typedef struct holdfast_lstm_gradients {
-    const float *dy; /* [steps, rows, units], or NULL for zero */
+    const float *dy; /* like y, or NULL for zero */
     int64_t dy_step, dy_row;
     const float *dh_last, *dc_last; /* [rows, units], or NULL for zero */
-    float *dx;                      /* [steps, rows, features], or NULL: not wanted */
+    float *dx;                      /* like x, or NULL: not wanted */
     int64_t dx_step, dx_row;
     float *dw_input;     /* [4*units, features]; each of the following may be NULL: not wanted */
     float *dw_recurrent; /* [4*units, units] */

@@ -2,9 +2,8 @@
 //
 // Words used everywhere below:
 //   block     VL units; the last one may be partly padding
-//   place     a row's position once rows are ordered by falling length: at any step the rows still running are
-//   0..active-1 step      counts a row's own steps in the order they are computed; time_of() says where that lies in x
-//   and y
+//   place     a row's position once rows are ordered by falling length: those still running are places 0..active-1
+//   step      counts a row's own steps in the order they are computed; time_of() says which step of x and y that is
 #ifndef HOLDFAST_LAYOUT_H
 #define HOLDFAST_LAYOUT_H
 
@@ -110,14 +109,24 @@ static inline Index time_of(const Schedule &s, const holdfast_lstm *p, Index pla
     return p->reverse ? s.length[place] - 1 - step : step;
 }
 
+// Where a row-step begins in x, y, dx or dy. Packed it has as many before it as run in all steps before, and in its own
+// step as its place says.
+static inline Index row_step_at(const Schedule &s, const holdfast_lstm *p, Index place, Index step, Index step_stride,
+                                Index row_stride)
+{
+    const Index time = time_of(s, p, place, step);
+    if (p->packed) return (s.offset[time] + place) * row_stride;
+    return time * step_stride + s.row[place] * row_stride;
+}
+
 static inline const float *x_at(const Schedule &s, const holdfast_lstm *p, Index place, Index step)
 {
-    return p->x + time_of(s, p, place, step) * p->x_step + s.row[place] * p->x_row;
+    return p->x + row_step_at(s, p, place, step, p->x_step, p->x_row);
 }
 
 static inline float *y_at(const Schedule &s, const holdfast_lstm *p, Index place, Index step)
 {
-    return p->y + time_of(s, p, place, step) * p->y_step + s.row[place] * p->y_row;
+    return p->y + row_step_at(s, p, place, step, p->y_step, p->y_row);
 }
 
 // kept: a header, then for every step [place][block][i f g o c][VL].

@@ -34,46 +34,44 @@ _calls: Counter[Choice] = Counter()
 
 def choose(x: Tensor, weights: Weights, lengths: Tensor | None) -> Choice:
     """The backend for one layer and direction."""
-    choice = transforms()
-    if choice is None:
-        choice = NATIVE if (obstacle := native_obstacle(x, weights)) is None else fallback(obstacle, lengths)
-    _calls[choice] += 1
-    return choice
-
-
-def stack_choice(x: Tensor, weights: Weights, projection: int) -> Choice:
-    """The backend for a whole stack of layers. What the kernels cannot take goes to torch's operator in one piece."""
-    obstacle = "the layer has a projection" if projection else native_obstacle(x, weights)
-    if obstacle is None:
-        return NATIVE  # each layer is counted when it runs
-    choice = Choice("torch", obstacle)
-    _calls[choice] += 1
-    return choice
-
-
-def transforms() -> Choice | None:
-    """The reference, where derivatives are asked for that neither kernels nor torch's operator have."""
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+    if transforms_are_active():
         return TRANSFORM
-    return None
+    obstacle = native_obstacle(x, weights.input, weights.projection is not None)
+    if obstacle is None:
+        return NATIVE
+    # torch's operator where it does the same; it has no ragged lengths.
+    return Choice("reference" if lengths is not None else "torch", obstacle)
 
 
-def native_obstacle(x: Tensor, weights: Weights) -> str | None:
+def choose_for_stack(x: Tensor, w_input: Tensor, projected: bool) -> Choice:
+    """The backend for a whole stack of layers, by its first. torch's operator takes a stack in one piece."""
+    if transforms_are_active():
+        return TRANSFORM
+    obstacle = native_obstacle(x, w_input, projected)
+    return NATIVE if obstacle is None else Choice("torch", obstacle)
+
+
+def count(choice: Choice, calls: int = 1) -> None:
+    """Enter a decision into the report."""
+    _calls[choice] += calls
+
+
+def transforms_are_active() -> bool:
+    """Whether derivatives are asked for that neither the kernels nor torch's operator have."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+
+
+def native_obstacle(x: Tensor, w_input: Tensor, projected: bool) -> str | None:
     """Why the native kernels cannot take this call; None where they can."""
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return f"the input is on {x.device.type}"
-    if x.dtype != torch.float32 or weights.input.dtype != torch.float32:
+    if x.dtype != torch.float32 or w_input.dtype != torch.float32:
         return f"the input is {x.dtype}".replace("torch.", "")
-    if weights.projection is not None:
+    if projected:
         return "the layer has a projection"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
     return None if native.available() else native.why_not()
-
-
-def fallback(obstacle: str, lengths: Tensor | None) -> Choice:
-    """torch's operator where it does the same; it has no ragged lengths."""
-    return Choice("reference" if lengths is not None else "torch", obstacle)
 
 
 @dataclass(frozen=True)

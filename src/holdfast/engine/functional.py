@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import native, reference
-from .backend import choose
+from .backend import Choice, choose, count
 from .reference import State, Weights, zero_state
 
 
@@ -39,6 +39,19 @@ def lstm(
     """
     check(x, weights, lengths)
     choice = choose(x, weights, lengths)
+    count(choice)
+    return run(choice, x, weights, state, lengths, reverse)
+
+
+def run(
+    choice: Choice,
+    x: Tensor,
+    weights: Weights,
+    state: State | tuple[Tensor, Tensor] | None,
+    lengths: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, State]:
+    """`lstm` where the arguments are known to fit and the backend is chosen; the native one also takes x packed."""
     if choice.backend == "native":
         return run_native(x, weights, state, lengths, reverse)
     state = zero_state(x, weights) if state is None else State(*state)
@@ -67,7 +80,10 @@ def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
 def run_native(
     x: Tensor, weights: Weights, state: State | tuple[Tensor, Tensor] | None, lengths: Tensor | None, reverse: bool
 ) -> tuple[Tensor, State]:
-    """The C++ kernels, with autograd where a gradient will be asked for."""
+    """The C++ kernels, with autograd where a gradient will be asked for.
+
+    x [time, batch, features]; or packed as in torch's PackedSequence, [sum of lengths, features], and so is then y.
+    """
     w, r, b, _ = weights
     h0, c0 = (None, None) if state is None else state
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, r, b, h0, c0)):
@@ -107,8 +123,9 @@ def differentiable_backward(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple
     """The gradient as a graph: the reference computes the forward pass again, and autograd does the rest."""
     x, w, r, b, h0, c0, lengths, _, _ = ctx.saved_tensors
     inputs = [x, w, r, b, h0, c0]
-    state = zero_state(x, Weights(w, r)) if h0 is None else State(h0, c0)
-    y, last = reference.lstm(x, Weights(w, r, b), state, lengths=lengths, reverse=ctx.reverse)
+    state = None if h0 is None else State(h0, c0)
+    again = reference.lstm_packed if x.dim() == 2 else reference.lstm
+    y, last = again(x, Weights(w, r, b), state, lengths=lengths, reverse=ctx.reverse)
     pairs = [(out, grad) for out, grad in zip((y, *last), grads, strict=True) if grad is not None and out.requires_grad]
     wanted = [n for n in range(len(inputs)) if ctx.needs_input_grad[n]]
     outs, outs_grads = [out for out, _ in pairs], [grad for _, grad in pairs]

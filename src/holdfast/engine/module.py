@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backend
-from .functional import lstm
+from .functional import run
 from .reference import State, Weights
 
 
@@ -37,27 +37,35 @@ class LSTM(nn.LSTM):
         Returns:
             The output of the last layer in the form of the input, and the State after each row's last step.
         """
-        if not self.native_can(input):
+        choice = self.choose(input)
+        if choice is None:
             y, (h, c) = super().forward(input, hx)
             return y, State(h, c)
         if isinstance(input, PackedSequence):
-            return self.forward_packed(input, hx)
-        if input.dim() not in (2, 3):
-            raise ValueError(f"LSTM: the input must be 2-D (one sequence) or 3-D (a batch), not {input.dim()}-D")
-        return self.forward_batch(input, hx) if input.dim() == 3 else self.forward_single(input, hx)
+            return self.forward_packed(input, hx, choice)
+        if input.dim() == 3:
+            return self.forward_batch(input, hx, choice)
+        if input.dim() == 2:
+            return self.forward_single(input, hx, choice)
+        raise ValueError(f"LSTM: the input must be 2-D (one sequence) or 3-D (a batch), not {input.dim()}-D")
 
-    def native_can(self, input: Any) -> bool:
-        """Whether the stack runs layer by layer through the front door; torch's whole-stack operator runs it else."""
-        x = input.data if isinstance(input, PackedSequence) else input
+    def choose(self, input: Any) -> backend.Choice | None:
+        """The backend that runs the stack layer by layer; None where torch's operator takes it in one piece."""
+        packed = isinstance(input, PackedSequence)
+        x = input.data if packed else input
         tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         if tracing or not isinstance(x, Tensor):
-            return False
-        if backend.transforms() is not None:
-            return not isinstance(input, PackedSequence)
-        choice = backend.stack_choice(x, Weights(*self.layer_parameters(0)[:2]), self.proj_size)
-        return choice.backend == "native"
+            return None
+        choice = backend.choose_for_stack(x, getattr(self, self._all_weights[0][0]), self.proj_size > 0)
+        if choice.backend == "reference" and packed:
+            choice = backend.Choice("torch", choice.reason)
+        in_one_piece = choice.backend == "torch"
+        backend.count(choice, 1 if in_one_piece else len(self._all_weights))
+        return None if in_one_piece else choice
 
-    def forward_single(self, x: Tensor, hx: tuple[Tensor, Tensor] | None) -> tuple[Tensor, State]:
+    def forward_single(
+        self, x: Tensor, hx: tuple[Tensor, Tensor] | None, choice: backend.Choice
+    ) -> tuple[Tensor, State]:
         """One sequence [time, input_size], without a batch axis."""
         axis = 0 if self.batch_first else 1
         if hx is not None:
@@ -66,10 +74,12 @@ class LSTM(nn.LSTM):
                     f"For unbatched 2-D input, hx should also be 2-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
                 )
             hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        y, (h, c) = self.forward_batch(x.unsqueeze(axis), hx)
+        y, (h, c) = self.forward_batch(x.unsqueeze(axis), hx, choice)
         return y.squeeze(axis), State(h.squeeze(1), c.squeeze(1))
 
-    def forward_batch(self, x: Tensor, hx: tuple[Tensor, Tensor] | None) -> tuple[Tensor, State]:
+    def forward_batch(
+        self, x: Tensor, hx: tuple[Tensor, Tensor] | None, choice: backend.Choice
+    ) -> tuple[Tensor, State]:
         """A batch of sequences of one length."""
         if hx is not None and (hx[0].dim() != 3 or hx[1].dim() != 3):
             raise RuntimeError(
@@ -82,28 +92,28 @@ class LSTM(nn.LSTM):
         x = x.transpose(0, 1) if self.batch_first else x
         if x.shape[0] == 0:
             raise RuntimeError("LSTM: expected sequence length to be larger than 0")
-        y, state = self.run_stack(x, hx, None)
+        y, state = self.run_stack(x, hx, None, choice)
         return (y.transpose(0, 1) if self.batch_first else y), state
 
-    def forward_packed(self, packed: PackedSequence, hx: tuple[Tensor, Tensor] | None) -> tuple[PackedSequence, State]:
-        """Ragged rows as torch packs them. They go through the kernels as they are long, padded in memory only."""
+    def forward_packed(
+        self, packed: PackedSequence, hx: tuple[Tensor, Tensor] | None, choice: backend.Choice
+    ) -> tuple[PackedSequence, State]:
+        """Ragged rows as torch packs them. The kernels take them so: nothing is padded on the way."""
         data, batch_sizes, order, back = packed
         if hx is not None:
             hx = self.permute_hidden(hx, order)
             self.check_forward_args(data, hx, batch_sizes)
         else:
             self.check_input(data, batch_sizes)
-        batch = int(batch_sizes[0])
-        lengths = (batch_sizes.unsqueeze(1) > torch.arange(batch)).sum(0)  # [batch], longest first
-        x, _ = torch._VF._pad_packed_sequence(data, batch_sizes, False, 0.0, len(batch_sizes))  # pyright: ignore
-        y, state = self.run_stack(x, hx, lengths)
-        flat, _ = torch._VF._pack_padded_sequence(y, lengths, False)  # pyright: ignore
-        return PackedSequence(flat, batch_sizes, order, back), State(*self.permute_hidden(state, back))
+        ending = -batch_sizes.diff(append=batch_sizes.new_zeros(1))  # [time] how many rows end with each step
+        lengths = torch.arange(1, len(batch_sizes) + 1).repeat_interleave(ending).flip(0)  # [batch], longest first
+        y, state = self.run_stack(data, hx, lengths, choice)
+        return PackedSequence(y, batch_sizes, order, back), State(*self.permute_hidden(state, back))
 
     def run_stack(
-        self, x: Tensor, hx: tuple[Tensor, Tensor] | None, lengths: Tensor | None
-    ) -> tuple[Tensor, State]:  # x [time, batch, features]
-        """All layers and directions, dropout between the layers."""
+        self, x: Tensor, hx: tuple[Tensor, Tensor] | None, lengths: Tensor | None, choice: backend.Choice
+    ) -> tuple[Tensor, State]:
+        """All layers and directions, dropout between the layers. x [time, batch, features], or packed with lengths."""
         directions = 2 if self.bidirectional else 1
         states: list[State] = []
         for layer in range(self.num_layers):
@@ -111,7 +121,7 @@ class LSTM(nn.LSTM):
             for direction in range(directions):
                 place = layer * directions + direction
                 before = None if hx is None else State(hx[0][place], hx[1][place])
-                y, after = lstm(x, self.weights(place), before, lengths=lengths, reverse=direction == 1)
+                y, after = run(choice, x, self.weights(place), before, lengths, direction == 1)
                 outputs.append(y)
                 states.append(after)
             x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)

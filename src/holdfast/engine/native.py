@@ -20,11 +20,11 @@ import holdfast
 
 from .pages import Pool, Scratch
 
-_ABI: Final = 1
+_ABI: Final = 2
 _ISAS: Final = ("generic", "avx2", "avx512")
 
 # The two argument structures of holdfast.h, all of whose fields are 64 bits wide.
-_LSTM: Final = struct.Struct("@22q")
+_LSTM: Final = struct.Struct("@23q")
 _BUFFERS: Final = struct.Struct("@2q")
 _GRADIENTS: Final = struct.Struct("@13q")
 
@@ -187,16 +187,24 @@ def _adjacent(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _rows(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The tensor with adjacent elements in its last axis; the other strides may be anything."""
+    """The tensor with adjacent elements in its last axis; the other strides may be anything. Packed or not."""
     _check(name, tensor, shape)
-    return tensor if tensor.stride(2) == 1 else tensor.contiguous()
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _like(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """An empty [time, batch, ...] tensor in x's memory order."""
+def _like(x: Tensor, width: int) -> Tensor:
+    """An empty tensor with x's leading axes, in x's memory order."""
+    if x.dim() == 2:
+        return x.new_empty((x.shape[0], width))
+    steps, batch, _ = x.shape
     if x.stride(0) < x.stride(1):
-        return x.new_empty((shape[1], shape[0], shape[2])).transpose(0, 1)
-    return x.new_empty(shape)
+        return x.new_empty((batch, steps, width)).transpose(0, 1)
+    return x.new_empty((steps, batch, width))
+
+
+def _strides(rows: Tensor) -> tuple[int, ...]:
+    """How far it is to the next step and to the next row; packed there is one row-step after the other."""
+    return rows.stride()[:2] if rows.dim() == 3 else (0, rows.stride(0))
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -206,6 +214,14 @@ def _address(tensor: Tensor | None) -> int:
 def _raise_if(code: int) -> None:
     if code:
         raise ValueError(_loaded().error(code).decode())
+
+
+def _packed_size(x: Tensor, lengths: Tensor) -> tuple[int, int]:
+    """Steps and rows of a packed batch."""
+    _check("lengths", lengths, (lengths.numel(),), torch.int64)
+    if x.shape[0] != int(lengths.sum()):
+        raise ValueError(f"packed x has {x.shape[0]} row-steps; these lengths add up to {int(lengths.sum())}")
+    return int(lengths.max()) if lengths.numel() else 0, lengths.numel()
 
 
 class _Inputs:
@@ -220,16 +236,18 @@ class _Inputs:
         c0: Tensor | None,
         lengths: Tensor | None,
     ) -> None:
-        if x.dim() != 3 or w_recurrent.dim() != 2:
+        self.packed = lengths is not None and x.dim() == 2
+        if (x.dim() != 3 and not self.packed) or w_recurrent.dim() != 2:
             raise ValueError(
                 f"x and w_recurrent came with {x.dim()} and {w_recurrent.dim()} axes; "
-                "expected 3 ([time, batch, features]) and 2"
+                "expected 3 ([time, batch, features]), or 2 and lengths (packed), and 2"
             )
-        self.steps, self.batch, self.features = x.shape
+        *self.leading, self.features = x.shape
+        self.steps, self.batch = self.leading if lengths is None or not self.packed else _packed_size(x, lengths)
         self.units = w_recurrent.shape[1]
         if self.features < 1 or self.units < 1:
             raise ValueError(f"got {self.features} features and {self.units} units; expected at least one of each")
-        self.x = _rows("x", x, (self.steps, self.batch, self.features))
+        self.x = _rows("x", x, x.shape)
         self.w_input = _adjacent("w_input", w_input, (4 * self.units, self.features))
         self.w_recurrent = _adjacent("w_recurrent", w_recurrent, (4 * self.units, self.units))
         state = (self.batch, self.units)
@@ -253,24 +271,25 @@ class _Inputs:
             torch.get_num_threads(),
             reverse,
             x.data_ptr(),
-            *x.stride()[:2],
+            *_strides(x),
             self.w_input.data_ptr(),
             self.w_recurrent.data_ptr(),
             _address(bias),
             _address(self.h0),
             _address(self.c0),
             _address(self.lengths),
+            self.packed,
             y.data_ptr(),
-            *y.stride()[:2],
+            *_strides(y),
             *last,
             0,
             0,
         )
 
 
-def _hand_over(kept: Tensor, scratch: int) -> None:
+def _hand_over(kept: Tensor | None, scratch: int) -> None:
     """The last two fields of holdfast_lstm."""
-    _BUFFERS.pack_into(_room.lstm, _LSTM.size - _BUFFERS.size, kept.data_ptr(), scratch)
+    _BUFFERS.pack_into(_room.lstm, _LSTM.size - _BUFFERS.size, _address(kept), scratch)
 
 
 def forward(
@@ -284,22 +303,23 @@ def forward(
     *,
     reverse: bool,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One layer, one direction. Returns y, h_last, c_last and what `backward` needs (empty unless `keep`).
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """One layer, one direction. Returns y, h_last, c_last and what `backward` needs (None unless `keep`).
 
     x [time, batch, features], any strides; w_input [4 * units, features]; w_recurrent [4 * units, units];
     bias [4 * units]; h0, c0 [batch, units]; lengths int64 [batch]; gates in the order i f g o.
     y [time, batch, units] comes in x's memory order, zero past each row's length.
+    Packed, as in torch's PackedSequence: x [sum of lengths, features] and y [sum of lengths, units].
     """
     library = _loaded()
     given = _Inputs(x, w_input, w_recurrent, h0, c0, lengths)
     if bias is not None:
         bias = _adjacent("bias", bias, (4 * given.units,))
-    y = _like(x, (given.steps, given.batch, given.units))
+    y = _like(x, given.units)
     h_last = x.new_empty((given.batch, given.units))
     c_last = torch.empty_like(h_last)
     given.write(reverse, bias, y, (h_last.data_ptr(), c_last.data_ptr()))
-    kept = _pool.take(library.kept_floats(_room.lstm_at) if keep else 0)
+    kept = _pool.take(library.kept_floats(_room.lstm_at)) if keep else None
     _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 0)))
     _raise_if(library.forward(_room.lstm_at))
     return y, h_last, c_last, kept
@@ -327,13 +347,13 @@ def backward(
     """
     library = _loaded()
     given = _Inputs(x, w_input, w_recurrent, h0, c0, lengths)
-    outputs = (given.steps, given.batch, given.units)
+    outputs = (*given.leading, given.units)
     state = (given.batch, given.units)
     y = _rows("y", y, outputs)
     dy = None if dy is None else _rows("dy", dy, outputs)
     dh_last = None if dh_last is None else _adjacent("dh_last", dh_last, state)
     dc_last = None if dc_last is None else _adjacent("dc_last", dc_last, state)
-    dx = _like(x, (given.steps, given.batch, given.features)) if need_x else None
+    dx = _like(x, given.features) if need_x else None
     dw_input = x.new_empty((4 * given.units, given.features))
     dw_recurrent = x.new_empty((4 * given.units, given.units))
     dbias = x.new_empty((4 * given.units,))
@@ -345,11 +365,11 @@ def backward(
         _room.gradients,
         0,
         _address(dy),
-        *((0, 0) if dy is None else dy.stride()[:2]),
+        *((0, 0) if dy is None else _strides(dy)),
         _address(dh_last),
         _address(dc_last),
         _address(dx),
-        *((0, 0) if dx is None else dx.stride()[:2]),
+        *((0, 0) if dx is None else _strides(dx)),
         dw_input.data_ptr(),
         dw_recurrent.data_ptr(),
         dbias.data_ptr(),

@@ -84,6 +84,19 @@ def lstm(
     return y, State(h, c)
 
 
+def lstm_packed(
+    x: Tensor, weights: Weights, state: State | None = None, *, lengths: Tensor, reverse: bool = False
+) -> tuple[Tensor, State]:
+    """The same for a packed batch: x [sum of lengths, features], step by step the rows still running, longest first."""
+    batch, steps = lengths.shape[0], int(lengths.max())
+    order = lengths.argsort(descending=True, stable=True)
+    runs = torch.arange(steps).unsqueeze(1) < lengths[order]  # [time, batch longest first]
+    where = runs.unsqueeze(-1).to(x.device)
+    padded = x.new_zeros((steps, batch, x.shape[1])).masked_scatter(where, x)
+    y, last = lstm(padded[:, order.argsort()], weights, state, lengths=lengths, reverse=reverse)
+    return y[:, order][runs], last
+
+
 def cell(hoisted: Tensor, state: State, weights: Weights) -> State:
     """One step. ``hoisted`` is W x + b for this step, [batch, 4 * hidden]."""
     i, f, g, o = (hoisted + state.h @ weights.recurrent.T).chunk(4, dim=-1)

@@ -1,0 +1,147 @@
+"""One layer, one direction, as the kernels take it: made, run natively, and computed by the reference in float64.
+
+Tolerances: a float32 sum of n terms is wrong by about sqrt(n) * 6e-8 relative to the terms' size, and the LSTM's own
+dynamics carry errors on. With weights drawn as torch.nn.LSTM draws them (uniform within 1 / sqrt(hidden)) they do not
+grow, so 2e-6 of the largest element leaves a factor of about ten for the sizes below. A wrong formula is wrong by 1e-3.
+"""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from holdfast.engine import native
+from holdfast.engine.reference import State, Weights
+from holdfast.engine.reference import lstm as reference_lstm
+
+needs_native = pytest.mark.skipif(not native.available(), reason=f"no native engine: {native.why_not()}")
+ISAS = native.isas() if native.available() else []
+TOLERANCE = 2e-6
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything that goes into one layer, and the gradients that come back into its outputs."""
+
+    x: Tensor  # [time, batch, features]
+    w: Tensor
+    r: Tensor
+    b: Tensor | None
+    h0: Tensor | None
+    c0: Tensor | None
+    lengths: Tensor | None
+    reverse: bool
+    dy: Tensor | None  # [time, batch, hidden]
+    dh: Tensor | None
+    dc: Tensor | None
+
+    def inputs(self) -> list[Tensor]:
+        return [t for t in (self.x, self.w, self.r, self.b, self.h0, self.c0) if t is not None]
+
+    def packed(self) -> "Case":
+        """The same case with x and dy in the layout of a PackedSequence."""
+        x, dy = (None if t is None else packed(t, self.lengths) for t in (self.x, self.dy))
+        assert x is not None
+        return replace(self, x=x, dy=dy)
+
+    def rows(self, chosen: list[int]) -> "Case":
+        """The same layer for some rows of the batch only."""
+
+        def of(t: Tensor | None, axis: int) -> Tensor | None:
+            return None if t is None else t.index_select(axis, torch.tensor(chosen))
+
+        x = self.x.index_select(1, torch.tensor(chosen))
+        h0, c0, dh, dc = (of(t, 0) for t in (self.h0, self.c0, self.dh, self.dc))
+        return replace(self, x=x, h0=h0, c0=c0, lengths=of(self.lengths, 0), dy=of(self.dy, 1), dh=dh, dc=dc)
+
+
+def make(
+    time: int = 5,
+    batch: int = 3,
+    features: int = 4,
+    hidden: int = 7,
+    ragged: bool = False,
+    reverse: bool = False,
+    seed: int = 0,
+) -> Case:
+    rng = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng)
+
+    def weight(*shape: int) -> Tensor:
+        return (torch.rand(shape, generator=rng) * 2 - 1) / hidden**0.5
+
+    lengths = torch.randint(0, time + 1, (batch,), generator=rng) if ragged else None
+    if lengths is not None and batch > 1:
+        lengths[0], lengths[1] = 0, time
+    return Case(
+        normal(time, batch, features),
+        weight(4 * hidden, features),
+        weight(4 * hidden, hidden),
+        weight(4 * hidden),
+        normal(batch, hidden),
+        normal(batch, hidden),
+        lengths,
+        reverse,
+        normal(time, batch, hidden),
+        normal(batch, hidden),
+        normal(batch, hidden),
+    )
+
+
+def packed(t: Tensor, lengths: Tensor | None) -> Tensor:
+    """[time, batch, ...] as torch packs it: step by step the rows that still run, longest first."""
+    assert lengths is not None
+    order = lengths.argsort(descending=True, stable=True)
+    return t[:, order][torch.arange(t.shape[0]).unsqueeze(1) < lengths[order]]
+
+
+NAMES = ("y", "h_last", "c_last", "dx", "dw_input", "dw_recurrent", "dbias", "dh0", "dc0")
+
+
+def run(case: Case, threads: int = 1) -> dict[str, Tensor]:
+    torch.set_num_threads(threads)
+    c = case
+    y, h, cell, kept = native.forward(c.x, c.w, c.r, c.b, c.h0, c.c0, c.lengths, reverse=c.reverse, keep=True)
+    grads = native.backward(
+        c.dy, c.dh, c.dc, c.x, c.w, c.r, c.h0, c.c0, c.lengths, y, kept, reverse=c.reverse, need_x=True
+    )
+    return {name: value for name, value in zip(NAMES, (y, h, cell, *grads), strict=True) if value is not None}
+
+
+def truth(case: Case) -> dict[str, Tensor]:
+    """The reference in float64, gradients by autograd. A missing bias or state is a zero one."""
+    time, batch, _ = case.x.shape
+    hidden = case.r.shape[1]
+
+    def leaf(t: Tensor | None, *shape: int) -> Tensor:
+        return (torch.zeros(shape) if t is None else t).double().requires_grad_()
+
+    leaves = [leaf(case.x), leaf(case.w), leaf(case.r), leaf(case.b, 4 * hidden), leaf(case.h0, batch, hidden)]
+    leaves.append(leaf(case.c0, batch, hidden))
+    x, w, r, b, h0, c0 = leaves
+    y, last = reference_lstm(x, Weights(w, r, b), State(h0, c0), lengths=case.lengths, reverse=case.reverse)
+    shapes = ((time, batch, hidden), (batch, hidden), (batch, hidden))
+    outer = [
+        (torch.zeros(shape) if g is None else g).double()
+        for g, shape in zip((case.dy, case.dh, case.dc), shapes, strict=True)
+    ]
+    outs = [(o, g) for o, g in zip((y, *last), outer, strict=True) if o.requires_grad]
+    grads = torch.autograd.grad([o for o, _ in outs], leaves, [g for _, g in outs], allow_unused=True)
+    found = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)]
+    return dict(zip(NAMES, (y.detach(), last.h.detach(), last.c.detach(), *found), strict=True))
+
+
+def agree(case: Case, got: dict[str, Tensor], tolerance: float = TOLERANCE) -> None:
+    for name, expected in truth(case).items():
+        assert got[name].shape == expected.shape, name
+        if expected.numel():
+            error = (got[name].double() - expected).abs().max().item() / max(1.0, expected.abs().max().item())
+            assert error <= tolerance, f"{name}: off by {error:.2e} of the largest element"
+
+
+def same_bits(one: dict[str, Tensor], other: dict[str, Tensor], names: tuple[str, ...] = NAMES) -> None:
+    for name in names:
+        assert torch.equal(one[name], other[name]), f"{name}: {(one[name] - other[name]).abs().max()}"
