@@ -150,12 +150,11 @@ def forecast_tables() -> str:
     parts: list[str] = []
     for name, found in result("apps_forecast")["test"].items():
         title, columns = names[name]
-        cost = (
-            f"{found['train_seconds']:.0f} s on {found['machine']['threads']} thread(s), {found['weights']:,} weights"
-        )
-        share = f"; network's share in the blend {found["network's share"]:.0%}" if "network's share" in found else ""
-        size = f"{found['model_bytes'] / 1e6:.1f} MB"
-        parts.append(f"**{title}**\n\n{scored(found, columns)}\n\nTrained in {cost}, {size}{share}.")
+        cost = f"{found['train_seconds']:.0f} s on {found['machine']['threads']} thread(s)"
+        size = f"{found['weights']:,} weights, {found['model_bytes'] / 1e6:.1f} MB"
+        share = found.get("network's share")
+        blend = "" if share is None else f"; network's share in the blend {share:.0%}"
+        parts.append(f"**{title}**\n\n{scored(found, columns)}\n\nTrained in {cost}, {size}{blend}.")
     return "\n\n".join(parts)
 
 
