@@ -136,30 +136,41 @@ static inline void sums_packed(const Forward &f, const BlockRows &at, const floa
 }
 
 // The same sums, bit for bit, straight from the caller's weights: for a single step packing would not pay.
-static void sums_unpacked(const Forward &f, const BlockRows &at)
+// The four gates take turns: alone, each would wait for its own last multiply-add.
+template <Index ROWS> static void sums_unpacked(const Forward &f, const BlockRows &at)
 {
     const holdfast_lstm *p = f.p;
-    const float *h = f.input[0] + at.place * f.input_stride + f.h_column, *x = h - p->features;
-    for (Index gate = 0; gate < GATES; ++gate) {
-        Vec sum[TILE_ROWS];
-        for (Vec &each : sum) each = load(f.bias + at.block * BLOCK_SUMS + gate * VL);
-        const auto add = [&](const float *a) {
-            return [&, a](Index k, Vec w) {
-                for (Index m = 0; m < at.count; ++m) sum[m] = fma(splat(a[m * f.input_stride + k]), w, sum[m]);
-            };
-        };
-        for_each_column(p->w_input, p->units, p->features, at.block, gate, add(x));
-        for_each_column(p->w_recurrent, p->units, p->units, at.block, gate, add(h));
-        for (Index m = 0; m < at.count; ++m) store(at.sums + m * BLOCK_SUMS + gate * VL, sum[m]);
-    }
+    const float *h = f.input[0] + at.place * f.input_stride + f.h_column;
+    Vec sums[GATES][ROWS], square[VL];
+    for (Index gate = 0; gate < GATES; ++gate)
+        for (Vec &sum : sums[gate]) sum = load(f.bias + at.block * BLOCK_SUMS + gate * VL);
+    const auto add_column = [&](Vec *sum, const float *a, Vec w) {
+        for (Index m = 0; m < ROWS; ++m) sum[m] = fma(splat(a[m * f.input_stride]), w, sum[m]);
+    };
+    const auto add = [&](const float *weights, Index columns, const float *a) {
+        for (Index column = 0; column < columns; column += VL)
+            for (Index gate = 0; gate < GATES; ++gate) {
+                const Index wide = load_square(square, weights, p->units, columns, at.block, gate, column);
+                if (wide == VL) // known, it stays in registers
+                    for (Index i = 0; i < VL; ++i) add_column(sums[gate], a + column + i, square[i]);
+                else
+                    for (Index i = 0; i < wide; ++i) add_column(sums[gate], a + column + i, square[i]);
+            }
+    };
+    add(p->w_input, p->features, h - p->features);
+    add(p->w_recurrent, p->units, h);
+    for (Index gate = 0; gate < GATES; ++gate)
+        for (Index m = 0; m < ROWS; ++m) store(at.sums + m * BLOCK_SUMS + gate * VL, sums[gate][m]);
 }
 
 static inline void sums_of(const Forward &f, const BlockRows &at, const float *x_sums)
 {
-    if (too_short_to_pack(f.p))
-        sums_unpacked(f, at);
-    else
+    if (!too_short_to_pack(f.p))
         sums_packed(f, at, x_sums);
+    else if (at.count == 1)
+        sums_unpacked<1>(f, at);
+    else
+        sums_unpacked<2>(f, at);
 }
 
 // What the cells of these rows read and write, but for y.

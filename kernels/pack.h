@@ -30,21 +30,28 @@ static inline void transpose(Vec square[VL])
     }
 }
 
+// Up to VL columns of a gate's rows in one block, as vectors over the block's units; how many there are.
+static inline Index load_square(Vec (&square)[VL], const float *weights, Index units, Index columns, Index block,
+                                Index gate, Index column)
+{
+    const Index present = least_index(VL, units - block * VL), wide = least_index(VL, columns - column);
+    const float *from = weights + (gate * units + block * VL) * columns + column;
+    for (Index i = 0; i < VL; ++i) {
+        const float *row = from + i * columns;
+        square[i] = i >= present ? Vec{} : wide == VL ? load(row) : load_part(row, wide);
+    }
+    transpose(square);
+    return wide;
+}
+
 // One gate's weights for a block of units, from weights [4*units, columns]: calls use(k, w) for every column k in
 // rising order, w holding that column for the block's units. Units past the end get zeros.
 template <class Use>
 static inline void for_each_column(const float *weights, Index units, Index columns, Index block, Index gate, Use use)
 {
-    const Index present = least_index(VL, units - block * VL);
-    const float *from = weights + (gate * units + block * VL) * columns;
     for (Index column = 0; column < columns; column += VL) {
-        const Index wide = least_index(VL, columns - column);
         Vec square[VL];
-        for (Index i = 0; i < VL; ++i) {
-            const float *row = from + i * columns + column;
-            square[i] = i >= present ? Vec{} : wide == VL ? load(row) : load_part(row, wide);
-        }
-        transpose(square);
+        const Index wide = load_square(square, weights, units, columns, block, gate, column);
         for (Index i = 0; i < wide; ++i) use(column + i, square[i]);
     }
 }

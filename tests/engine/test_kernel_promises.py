@@ -139,6 +139,13 @@ def test_an_unknown_instruction_set_in_the_environment_is_named() -> None:
     assert done.stdout.startswith("False") and "HOLDFAST_ISA=avx9" in done.stdout
 
 
+def test_a_library_of_another_abi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = next(path for path in native._library_paths() if path.exists())
+    monkeypatch.setattr(native, "_ABI", 1)
+    with pytest.raises(OSError, match=r"speaks ABI \d+, this Holdfast speaks 1"):
+        native._Library(path)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     c = make()
 
