@@ -58,6 +58,7 @@ class Pool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pieces: list[tuple[int, mmap.mmap, int]] = []  # size, memory, offset; least recently used first
+        self._idle = 0  # references to a piece's memory while no tensor lives on it
 
     def take(self, floats: int) -> Tensor:
         """An uninitialised float32 tensor of this many elements."""
@@ -73,11 +74,15 @@ class Pool:
             else:
                 piece = self._pieces.pop(index)
             self._pieces.append(piece)
+            if index is None:  # measured while nobody holds it, since interpreters count differently
+                self._idle = self._references(len(self._pieces) - 1)
             return torch.frombuffer(piece[1], dtype=torch.float32, count=floats, offset=piece[2])
 
+    def _references(self, index: int) -> int:
+        return sys.getrefcount(self._pieces[index][1])
+
     def _is_free(self, index: int) -> bool:
-        # One reference is the tuple's, one the argument of getrefcount.
-        return sys.getrefcount(self._pieces[index][1]) <= 2
+        return self._references(index) <= self._idle
 
     def _free_piece(self, size: int) -> int | None:
         """The smallest free piece that fits without wasting more than half of it."""
