@@ -125,13 +125,46 @@ def test_show(
     assert json.loads(capsys.readouterr().out)["task"] == contract.task
 
 
+def test_requirements_are_checked_before_the_work_and_capitals_do_not_matter(
+    trained: Callable[..., tuple[Path, Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = trained(CONTRACTS[0])
+    capsys.readouterr()
+    assert run(["eval", str(model), str(data), "--require", "mase < 1000", "--require", "SMAPE<=200"]) == 0
+    capsys.readouterr()
+    assert run(["eval", str(model), str(data), "--require", "mase"]) == 2
+    assert run(["eval", str(model), str(data), "--plot", "out.xyz"]) == 2
+    assert run(["run", str(model), "-", "--plot", "out.png"]) == 2
+    assert not capsys.readouterr().out, "something was computed first"
+    assert run(["eval", str(model), str(data), "--require", "mese<1"]) == 2
+    assert "did you mean 'mase'" in capsys.readouterr().err
+
+
+def test_resume_without_anything_to_go_on_with_keeps_the_model(
+    contract: Contract, trained: Callable[..., tuple[Path, Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = trained(contract)
+    before = model.read_bytes()
+    for more in ([], ["--force"]):
+        assert run(["train", contract.task, str(data), "-o", str(model), *flags(contract), "--resume", *more]) == 2
+    assert "nothing to go on with" in capsys.readouterr().err and model.read_bytes() == before
+
+
+def test_an_empty_stream_is_an_error(contract: Contract, trained: Callable[..., tuple[Path, Path]]) -> None:
+    model, _ = trained(contract)
+    for nothing in (b"", b"a,header,only\n"):
+        done = subprocess.run([*COMMAND, "run", model, "-"], input=nothing, capture_output=True, check=False)
+        assert done.returncode == 3 and b"standard input" in done.stderr, done.stderr
+
+
 WRONG: list[tuple[list[str], int, str]] = [
     (["trian"], 2, "did you mean 'train'"),
     (["train", "forcast", "x"], 2, "did you mean 'forecast'"),
     (["train", "forecast", "x.csv", "-o", "m", "--hiden", "3"], 2, "--hidden"),
     (["train", "forecast", "x.csv", "-o", "m", "--hidden", "many"], 2, "hidden"),
-    (["train", "forecast", "x.csv", "-o", "m", "--hidden", "0"], 2, "between 1"),
+    (["train", "forecast", "x.csv", "-o", "m", "--hidden", "0"], 2, "at least 1"),
     (["train", "forecast", "x.csv", "-o", "m", "--time", "soon"], 2, "5m"),
+    (["train", "forecast", "x.csv", "-o", "m", "--time", "0s"], 2, "at least"),
     (["train", "forecast", "x.csv"], 2, "out"),
     (["train", "forecast", "absent.csv", "-o", "m"], 3, "absent.csv"),
     (["eval", "absent.safetensors", "x.csv"], 4, "absent.safetensors"),

@@ -39,7 +39,7 @@ class Outer:
         ({"count": 10}, "between 1 and 9"),
         ({"count": 2.5}, "a whole number"),
         ({"count": True}, "a whole number"),
-        ({"rate": math.nan}, "between"),
+        ({"rate": math.nan}, "at least 0"),
         ({"rate": "fast"}, "a number"),
         ({"kind": "c"}, "one of 'a', 'b'"),
         ({"name": 3}, "a text or nothing"),

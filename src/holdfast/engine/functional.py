@@ -69,6 +69,8 @@ def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
             f"x has {x.shape[2]} features at {list(x.shape)}; these weights were made for {weights.input.shape[1]}"
         )
     if lengths is not None:
+        if not isinstance(lengths, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  users do
+            raise ValueError(f"lengths must be an int64 tensor [batch], not a {type(lengths).__name__}")
         if lengths.dtype != torch.int64 or lengths.shape != x.shape[1:2] or lengths.device.type != "cpu":
             raise ValueError(
                 f"lengths must be int64 [batch {x.shape[1]}] on the CPU, not {lengths.dtype} {list(lengths.shape)}"

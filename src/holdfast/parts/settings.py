@@ -45,7 +45,16 @@ def check(settings: Any) -> None:
             if isinstance(number, (int, float)) and not (
                 (low is None or number >= low) and (high is None or number <= high) and not math.isnan(number)
             ):
-                raise SettingError(f"{where} is {value!r}", hint=f"it lies between {low} and {high}")
+                raise SettingError(f"{where} is {value!r}", hint=f"it is {bounds(low, high)}")
+
+
+def bounds(low: float | None, high: float | None) -> str:
+    """A range in words."""
+    if low is not None and high is not None:
+        return f"between {low} and {high}"
+    if low is None and high is None:
+        return "a number"
+    return f"at least {low}" if high is None else f"at most {high}"
 
 
 def check_names(cls: type, given: Mapping[str, Any]) -> None:

@@ -63,7 +63,7 @@ class Recipe:
     average: float = setting(0.0, "weight averaging: decay of the moving average, 0 for none", low=0.0, high=1.0)
     validate_every: int = setting(100, "steps between two looks at the validation loss", low=1)
     patience: int = setting(0, "looks without improvement before training stops, 0 for never", low=0)
-    seconds: float | None = setting(None, "time budget; the schedule is fitted to it", low=0.0)
+    seconds: float | None = setting(None, "time budget; the schedule is fitted to it", low=0.001)
     seed: int = setting(0, "seed of initial weights, order and dropout", low=0)
 
     def __post_init__(self) -> None:

@@ -201,6 +201,8 @@ class Run:
 class DivergedError(HoldfastError):
     """Training met infinities that would not go away."""
 
+    exit_code = 2  # another learning rate would do: a setting is wrong, not the program
+
 
 def detached(state: Any) -> Any:
     """A carried state, cut off from the graph of the batch that made it."""

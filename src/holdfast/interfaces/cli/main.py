@@ -26,8 +26,11 @@ TASKS = "\n".join(f"  {task:<10} {summary}" for task, (_, _, summary) in APPLICA
 
 # verb -> (module:function, help). Text only, so that --help imports neither torch nor an application.
 VERBS = {
-    "eval": ("use:evaluate", "Score MODEL on DATA with answers, beside the trivial baselines."),
-    "run": ("use:run", "Apply MODEL to files, or to a stream (-)."),
+    "eval": (
+        "use:evaluate",
+        "Score MODEL on DATA with answers, beside the trivial baselines. MODEL --help lists its settings.",
+    ),
+    "run": ("use:run", "Apply MODEL to files, or to a stream (-). MODEL --help lists its settings."),
     "show": ("show:show", "Describe a model file."),
     "doctor": ("doctor:doctor", "Versions, CPU, kernels, a self-test: what to send with a bug report."),
     "demo": ("demo:demo", "Learn a few real series, beat the baselines, draw the forecast."),
@@ -105,6 +108,11 @@ def run(words: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our pipe has gone: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        say(f"{error.filename or 'a file'}: {error.strerror}")
+        return 6
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -18,13 +18,16 @@ from ...training.application import Scores
 from ...training.model import Model
 from ...training.run import Report
 
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
 
 
 def listen(verbose: bool) -> None:
     """Show what the library says: always its warnings, its notes on a terminal or with -v."""
     level = logging.INFO if verbose or errors.is_terminal else logging.WARNING
-    handler = RichHandler(console=errors, show_time=False, show_path=False, show_level=False)
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)  # in a pipe a message is a line
+    if errors.is_terminal:
+        handler = RichHandler(console=errors, show_time=False, show_path=False, show_level=False)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s", force=True)
     logging.getLogger("holdfast").setLevel(level)
 
@@ -80,6 +83,12 @@ def refuse_overwriting(path: Path, force: bool) -> None:
         raise SettingError(f"{path} exists already", hint="--force overwrites it")
     if not path.parent.is_dir():
         raise SettingError(f"the folder {path.parent} does not exist", hint="make it first")
+
+
+def check_picture(path: Path | None) -> None:
+    """Raise SettingError for a picture of a kind that cannot be drawn: before the work, not after it."""
+    if path is not None and path.suffix.lower() not in PICTURES:
+        raise SettingError(f"{path} is no kind of picture", hint=f"known endings: {', '.join(PICTURES)}")
 
 
 class Bar:

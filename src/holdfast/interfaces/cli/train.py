@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ...apps import application
-from ...parts.errors import HoldfastError
+from ...parts.errors import HoldfastError, SettingError
 from ...training import checkpoint
 from ...training.application import Recipe
 from ...training.run import Run, start
@@ -49,9 +49,11 @@ def command(task: str) -> Callable[..., int]:
         recipe_names = Recipe.__dataclass_fields__
         recipe = Recipe(**{name: value for name, value in flags.items() if name in recipe_names})
         app = kind(**{name: value for name, value in flags.items() if name not in recipe_names})
-        run = start(app, data[0] if len(data) == 1 else data, valid, recipe)
         saved = out.with_name(out.name + ".run")
-        if resume and saved.exists():
+        if resume and not saved.exists():
+            raise SettingError(f"there is nothing to go on with: {saved} does not exist", hint="train without --resume")
+        run = start(app, data[0] if len(data) == 1 else data, valid, recipe)
+        if resume:
             checkpoint.resume(run, saved)
             output.errors.print(f"going on from step {run.step} of {saved}")
         follow(run, saved, checkpoint_every)

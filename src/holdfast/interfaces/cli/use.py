@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ...apps import application, load
-from ...parts.errors import DataError, HoldfastError, ModelFileError, SettingError
+from ...parts.errors import DataError, HoldfastError, ModelFileError, SettingError, did_you_mean
 from ...parts.table import KINDS, write_rows
 from ...training import model_file
 from ...training.application import Scores
@@ -78,26 +78,34 @@ def evaluate(
 ) -> int:
     """Score MODEL on DATA with answers, beside the trivial baselines."""
     output.listen(verbose)
+    conditions = [condition_of(text) for text in require]
+    output.check_picture(plot)
     trained = opened(model, flags)
     examples = trained.application.examples(data[0] if len(data) == 1 else data)
     scores = trained.evaluate(examples)
     output.print_scores(scores, json)
     if plot is not None:
         picture(trained, examples, trained.predict(examples), plot, force)
-    for condition in require:
-        gate(scores, condition)
+    for condition in conditions:
+        gate(scores, *condition)
     return 0
 
 
-def gate(scores: Scores, condition: str) -> None:
-    """Raise QualityGateError unless the model's row fulfils e.g. 'mase<1'."""
-    row = next(iter(scores.values()))
-    match = re.fullmatch(r"(.+?)(<=|>=|<|>)(-?[\d.]+(?:e-?\d+)?)", condition)
-    if match is None or match[1].strip() not in row:
-        raise SettingError(f"--require {condition!r} is not METRIC<NUMBER", hint=f"metrics: {', '.join(row)}")
-    value = row[match[1].strip()]
-    if not COMPARE[match[2]](value, float(match[3])):
-        raise QualityGateError(f"{condition} does not hold: it is {value:.6g}")
+def condition_of(text: str) -> tuple[str, str, float]:
+    """'mase<1' as (metric in small letters, comparison, number). Raises SettingError."""
+    match = re.fullmatch(r"\s*(.+?)\s*(<=|>=|<|>)\s*(-?[\d.]+(?:e-?\d+)?)\s*", text)
+    if match is None:
+        raise SettingError(f"--require {text!r} is not METRIC<NUMBER", hint="such as mase<1 or accuracy>=0.9")
+    return match[1].lower(), match[2], float(match[3])
+
+
+def gate(scores: Scores, metric: str, comparison: str, number: float) -> None:
+    """Raise QualityGateError unless the model's row fulfils the condition. Capitals do not matter."""
+    row = {name.lower(): value for name, value in next(iter(scores.values())).items()}
+    if metric not in row:
+        raise SettingError(f"--require: there is no metric {metric!r}{did_you_mean(metric, row)}")
+    if not COMPARE[comparison](row[metric], number):
+        raise QualityGateError(f"{metric}{comparison}{number:g} does not hold: it is {row[metric]:.6g}")
 
 
 def run(
@@ -116,6 +124,9 @@ def run(
 ) -> int:
     """Apply MODEL to files, or to a stream (-)."""
     output.listen(verbose)
+    output.check_picture(plot)
+    if inputs == ["<stdin>"] and plot is not None:
+        raise SettingError("a stream is not drawn", hint="leave --plot out, or name a file instead of -")
     if out is not None:
         output.refuse_overwriting(out, force)
     trained = opened(model, flags)
@@ -175,7 +186,7 @@ def run_files(
 
 def run_stream(model: Model[Any, Any, Any, Any, Any, Any], kind: str, out: Path | None) -> int:
     """Answers as they come, one line each, each line complete when it is written."""
-    stream, header = model.stream(), True
+    stream, header, heard = model.stream(), True, False
     target = sys.stdout if out is None else out.open("w", encoding="utf-8", newline="")
 
     def tell(outputs: Iterable[Any]) -> None:
@@ -189,6 +200,9 @@ def run_stream(model: Model[Any, Any, Any, Any, Any, Any], kind: str, out: Path 
     try:
         for piece in model.application.pieces(sys.stdin.buffer):
             tell(stream.push(piece))
+            heard = True
+        if not heard:
+            raise DataError("standard input held no rows", hint="a header line, then rows, as in a file")
         tell(stream.flush())
     finally:
         if out is not None:
