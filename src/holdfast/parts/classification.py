@@ -1,9 +1,12 @@
 """How good a classifier is, and the simple classifiers it must beat."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+log = logging.getLogger("holdfast")
 
 
 def accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
@@ -66,6 +69,20 @@ def scores(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         "log_loss": log_loss(truth, probabilities),
         "calibration_error": calibration_error(truth, probabilities),
     }
+
+
+def say_plainly(table: dict[str, dict[str, float]], task: str) -> None:
+    """Warn where a baseline is better than the model."""
+    for measure in ("accuracy", "macro_f1"):
+        others = {who: row[measure] for who, row in table.items() if who != "holdfast"}
+        best = max(others, key=lambda who: others[who])
+        ours = table["holdfast"][measure]
+        if others[best] > ours or (others[best] == ours and ours < 1):
+            log.warning(
+                "%s: %s is as good as this model or better here (%s %.3f against %.3f): "
+                "use it, or train longer or on more examples",
+                task, best, measure, others[best], ours,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def gridded(recording: Recording, channels: Sequence[str], rate: float, gap: flo
         return dataclasses.replace(recording, channels=tuple(channels), samples=samples)
     filter = Resampler(rate, len(channels), gap)
     times, values = resample(recording.times, samples, filter)
+    tell_rate(recording.name, filter.measured, rate)
     if filter.skipped or filter.filled or filter.split:
         message = (
             "%s: rows without a measurement: %d; gaps filled by a straight line: %d; gaps beyond %g s left open: %d"
@@ -45,6 +46,31 @@ def gridded(recording: Recording, channels: Sequence[str], rate: float, gap: flo
         latest = np.searchsorted(recording.times, times + 1e-6 / rate, side="right") - 1
         labels = recording.labels[np.maximum(latest, 0)]
     return dataclasses.replace(recording, channels=tuple(channels), times=times, samples=values, labels=labels)
+
+
+def tell_rate(name: str, incoming: float | None, rate: float) -> None:
+    """Warn where samples come at less than half the rate (samples per second) at which they are looked at."""
+    if incoming is not None and incoming < rate / 2:
+        log.warning(
+            "%s: %.3g samples per second come in, less than half of the model's %g: what is fast was not measured",
+            name or "the recording", incoming, rate,
+        )  # fmt: skip
+
+
+def tell_labels(recordings: Sequence[Recording], found: Sequence[Frame], rate: float, window: int) -> None:
+    """Warn of labels that no window has, and of labels that differ in case only."""
+    longest: dict[str, float] = {}
+    for recording in recordings:
+        for first, end in stretches(recording, rate, by_label=True) if recording.labels is not None else ():
+            label = str(recording.labels[first]).strip()  # pyright: ignore[reportOptionalSubscript]
+            longest[label] = max(longest.get(label, 0.0), (end - first) / rate)
+    learned = {frame.label for frame in found}
+    for label in sorted(set(longest) - learned - {""}):
+        message = "the label %r is not learned: its longest run without a gap is %.2f s, and a window lasts %.2f s"
+        log.warning(message, label, longest[label], window / rate)
+    for one, other in itertools.combinations(sorted(learned), 2):
+        if one.casefold() == other.casefold():
+            log.warning("the labels %r and %r differ in case only, and are learned as two", one, other)
 
 
 def stretches(recording: Recording, rate: float, *, by_label: bool) -> list[tuple[int, int]]:
@@ -65,7 +91,7 @@ def frames(recordings: Sequence[Recording], rate: float, window: int, hop: int) 
         if recording.labels is None:
             continue
         for first, end in stretches(recording, rate, by_label=True):
-            label = str(recording.labels[first])
+            label = str(recording.labels[first]).strip()
             if label:
                 latest = end - window
                 found += [Frame(number, at, first, latest, label) for at in range(first, latest + 1, hop)]

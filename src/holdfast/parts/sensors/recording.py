@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import logging
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import polars as pl
 
 from ..errors import DataError, did_you_mean
 from ..table import MISSING, read_table
+from .resampling import SLOWEST
 
 log = logging.getLogger("holdfast")
 
@@ -28,6 +30,8 @@ LABELS = ("label", "activity", "class", "target", "annotation", "activityname", 
 PEOPLE = ("person", "subject", "user", "participant", "volunteer", "wearer", "patient")
 RECORDINGS = ("recording", "session", "trial", "experiment", "file")
 UNITS = {"ms": 1e3, "us": 1e6, "ns": 1e9}  # time columns whose name ends so: "time_ms", "timestamp (ns)"
+UNNAMED = re.compile(r"(Unnamed: \d+.*)?")  # the header of an index that pandas wrote, or of a comma too many
+COUNTED = 50  # rows from which on a column that does nothing but count them is taken for an index
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,25 +71,31 @@ class Recording:
         missing = [name for name in channels if name not in self.channels]
         if missing:
             hint = f"it has {', '.join(self.channels)}"
-            raise DataError(f"{self.name or 'the input'} has no channel {missing[0]!r}", hint=hint)
+            like = [name for name in self.channels if name.casefold() == missing[0].casefold()]
+            near = f"; {like[0]!r} differs in case only" if like else ""
+            raise DataError(f"{self.name or 'the input'} has no channel {missing[0]!r}{near}", hint=hint)
         return self.samples[:, [self.channels.index(name) for name in channels]]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column is what. None: find it by its name. ``rate`` (samples per second) stands in for a time column."""
+    """Which column is what. None: find it by its name. ``rate`` (samples per second) stands in for a time column.
+
+    ``unit`` of the times: "s", "ms", "us" or "ns"; None: told by the column's name, else seconds.
+    """
 
     time: str | None = None
     label: str | None = None
     person: str | None = None
     recording: str | None = None
     rate: float | None = None
+    unit: str | None = None
 
     def find(self, names: Sequence[str], where: str) -> "Columns":
         """The columns of one table. Raises DataError where a named one is missing or nothing tells the time."""
         time = choose(names, self.time, TIMES, where)
         if self.rate is None and time is None:
-            hint = "name it with time_column, or give source_rate, the samples per second"
+            hint = "name it with --time-column, or give --source-rate, the samples per second"
             raise DataError(f"{where} has no time column among {', '.join(names)}", hint=hint)
         return Columns(
             time,
@@ -93,6 +103,7 @@ class Columns:
             choose(names, self.person, PEOPLE, where),
             choose(names, self.recording, RECORDINGS, where),
             self.rate,
+            self.unit,
         )
 
 
@@ -156,7 +167,7 @@ def adopt(recording: Recording, folder: str, as_label: bool) -> Recording:
     if not folder:
         return recording
     if as_label:
-        return dataclasses.replace(recording, labels=np.full(len(recording), folder))
+        return dataclasses.replace(recording, labels=np.full(len(recording), folder.strip()))
     return recording if recording.person else dataclasses.replace(recording, person=folder)
 
 
@@ -180,10 +191,10 @@ def from_table(table: pl.DataFrame, columns: Columns, where: str, name: str, fir
         raise DataError(f"{where} has no rows")
     found = columns.find(table.columns, where)
     special = [column for column in (found.time, found.label, found.person, found.recording) if column]
-    channels = tuple(column for column in table.columns if column not in special)
+    channels = without_index(table, [name for name in table.columns if name not in special], where, first_row)
     if not channels:
         raise DataError(f"{where} has no sensor channels", hint=f"its columns are {', '.join(table.columns)}")
-    samples = np.stack([numbers(table, channel, where, first_row) for channel in channels], axis=1, dtype=np.float32)
+    samples = samples_of(table, channels, where, first_row)
     dated = found.time is not None and found.rate is None and table.schema[found.time].is_temporal()
     labels = texts(table, found.label) if found.label else None
     recordings: list[Recording] = []
@@ -201,6 +212,28 @@ def from_table(table: pl.DataFrame, columns: Columns, where: str, name: str, fir
         )
         recordings.append(whole)
     return recordings
+
+
+def without_index(table: pl.DataFrame, names: Sequence[str], where: str, first_row: int) -> tuple[str, ...]:
+    """The columns that are channels: without nameless ones, and without those that do nothing but count the rows.
+
+    A piece of a stream is too short to tell that a column counts; there it is left out for a model does not ask for it.
+    """
+    odd = [name for name in names if UNNAMED.fullmatch(name) or counts(table[name])]
+    if len(odd) == len(names) and not any(UNNAMED.fullmatch(name) for name in odd):
+        return tuple(names)  # nothing else was measured
+    if odd and first_row == 2:  # once per stream
+        log.warning("%s: left out, as an index is no measurement: column %s", where, ", ".join(map(repr, odd)))
+    return tuple(name for name in names if name not in odd)
+
+
+def counts(column: pl.Series) -> bool:
+    """Whether a column holds 0, 1, 2, ... or 1, 2, 3, ..., be it anew here and there as where files were joined."""
+    if len(column) < COUNTED or not column.dtype.is_numeric() or column.null_count():
+        return False
+    values = column.cast(pl.Float64).to_numpy()
+    anew = np.flatnonzero(np.diff(values) != 1) + 1
+    return bool(values[0] in (0, 1) and np.all(values[anew] == values[0]) and len(anew) < len(values) / COUNTED)
 
 
 def groups(table: pl.DataFrame, columns: Columns) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -231,11 +264,17 @@ def numbers(table: pl.DataFrame, column: str, where: str, first_row: int) -> np.
             row = int(wrong[0]) if len(wrong) else 0
             raise DataError(
                 f"{where}, row {first_row + row}, column {column!r}: {values[row]!r} is not a number",
-                hint="channels are numbers; label_column, person_column, recording_column, time_column name others",
+                hint="channels are numbers; name others: --label-column, --person-column, --recording-column, --time-column",
             )
         values = cast
     array = values.cast(pl.Float64).fill_null(math.nan).to_numpy()
     return np.where(np.isfinite(array), array, math.nan)
+
+
+def samples_of(table: pl.DataFrame, channels: Sequence[str], where: str, first_row: int) -> np.ndarray:
+    """Channels [time, channels] float32, NaN where nothing was measured, or what float32 cannot hold."""
+    values = np.stack([numbers(table, channel, where, first_row) for channel in channels], axis=1)
+    return np.where(np.abs(values) < np.finfo(np.float32).max, values, math.nan).astype(np.float32)
 
 
 def times_of(table: pl.DataFrame, rows: np.ndarray, columns: Columns, where: str, first_row: int) -> np.ndarray:
@@ -250,31 +289,45 @@ def times_of(table: pl.DataFrame, rows: np.ndarray, columns: Columns, where: str
         seconds = (column.dt.timestamp("us") if unit else column.dt.total_microseconds()).cast(pl.Float64) / 1e6
         times = seconds.fill_null(math.nan).to_numpy()
     else:
-        times = numbers(table, columns.time, where, first_row) / unit_of(columns.time)
+        times = numbers(table, columns.time, where, first_row) / unit_of(columns)
     times = times[rows]
+    check_times(times, rows + first_row, f"{where}", columns)
+    return times
+
+
+def check_times(times: np.ndarray, rows: np.ndarray, where: str, columns: Columns) -> None:
+    """Raise DataError where times (seconds) of some rows are missing, go backwards, or cannot be seconds."""
     gone = np.flatnonzero(np.isnan(times))
     if len(gone):
-        raise DataError(f"{where}, row {first_row + rows[gone[0]]}, column {columns.time!r}: there is no time")
+        raise DataError(f"{where}, row {rows[gone[0]]}, column {columns.time!r}: there is no time")
     back = np.flatnonzero(np.diff(times) < 0)
     if len(back):
         row = back[0] + 1
         raise DataError(
-            f"{where}, row {first_row + rows[row]}, column {columns.time!r}: "
+            f"{where}, row {rows[row]}, column {columns.time!r}: "
             f"time goes backwards, from {times[row - 1]:.6f} s to {times[row]:.6f} s",
-            hint="sort the rows, or name the recording_column where the file holds several recordings",
+            hint="sort the rows, or name the --recording-column where the file holds several recordings",
         )
     same = int((np.diff(times) == 0).sum())
     if same > len(times) / 4:
         raise DataError(
             f"{where}, column {columns.time!r}: {same} of {len(times)} rows have the time of the row before",
-            hint="the times are too coarse; give source_rate, the samples per second, in their place",
+            hint="the times are too coarse; give --source-rate, the samples per second, in their place",
         )
-    return times
+    step = float(np.median(np.diff(times))) if len(times) > 2 else 0.0
+    if step * SLOWEST > 1:
+        likely = next((unit for unit, per in UNITS.items() if step / per < 1), "ms")
+        raise DataError(
+            f"{where}, column {columns.time!r}: there are only {1 / step:.3g} samples per second",
+            hint=f"if the times are no seconds, say so: --time-unit {likely}; or give --source-rate in their place",
+        )
 
 
-def unit_of(column: str) -> float:
-    """How many units of a time column make a second: told by the end of its name, as in time_ms."""
-    plain = "".join(letter for letter in column.lower() if letter.isalnum())
+def unit_of(columns: Columns) -> float:
+    """How many units of a time column make a second: as said, or told by the end of its name, as in time_ms."""
+    if columns.unit is not None:
+        return UNITS.get(columns.unit, 1.0)
+    plain = "".join(letter for letter in (columns.time or "").lower() if letter.isalnum())
     return next((per for unit, per in UNITS.items() if plain.endswith(unit) and plain not in TIMES), 1.0)
 
 
@@ -282,7 +335,10 @@ def unit_of(column: str) -> float:
 
 
 def read_lines(source: BinaryIO, columns: Columns) -> Iterator[Recording]:
-    """A CSV that is still being written -> pieces of a recording, as soon as their lines are complete."""
+    """A CSV that is still being written -> pieces of a recording, as soon as their lines are complete.
+
+    Raises DataError where it ends without a row.
+    """
     header, rest, row, taken = b"", b"", 2, 0
     for data in itertools.chain(arriving(source), [b""]):
         *lines, rest = ((rest + data) if data else (rest + b"\n")).split(b"\n")
@@ -296,6 +352,9 @@ def read_lines(source: BinaryIO, columns: Columns) -> Iterator[Recording]:
                 shift = taken / columns.rate if columns.rate is not None else 0.0
                 yield dataclasses.replace(piece, times=piece.times + shift)
             taken, row = taken + len(lines), row + len(lines)
+    if not taken:
+        but = f" but a header, {header.decode(errors='replace').strip()[:60]!r}" if header else ""
+        raise DataError(f"standard input held no rows{but}", hint="a header line, then one row per instant")
 
 
 def parse(raw: bytes, delimiter: str, row: int) -> pl.DataFrame:

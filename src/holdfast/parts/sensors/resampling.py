@@ -43,6 +43,7 @@ class Resampler:
     channels: int
     gap: float
     incoming: float | None = None  # samples per second of what comes in, once it is known
+    measured: float | None = None  # the same, and still after flush()
     times: np.ndarray = field(default_factory=lambda: np.empty(0))  # [kept] seconds
     values: np.ndarray | None = None  # [kept, channels] float64
     origin: float | None = None  # time of the stretch's first sample
@@ -63,9 +64,9 @@ class Resampler:
             at = times[int(np.argmin(order))]
             raise DataError(f"time goes backwards at {at:.6f} s", hint="samples come in the order of their times")
         self.last = float(times[-1]) if len(times) else self.last
-        measured = np.isfinite(values).all(axis=1) & (order > 0)  # of several samples at one time the first counts
-        self.skipped += int(len(times) - measured.sum())
-        times, values = times[measured], values[measured].astype(np.float64)
+        known = np.isfinite(values).all(axis=1) & (order > 0)  # of several samples at one time the first counts
+        self.skipped += int(len(times) - known.sum())
+        times, values = times[known], values[known].astype(np.float64)
         if self.incoming is None:
             times, values = self.wait(times, values)
             if self.incoming is None:
@@ -110,8 +111,9 @@ class Resampler:
         """Samples per second of some times. Raises DataError where they cannot be seconds."""
         incoming = 1.0 / float(np.median(np.diff(times)))
         if incoming < SLOWEST:
-            hint = "times are in seconds; a time column in milliseconds is recognised by a name such as time_ms"
-            raise DataError(f"there are only {incoming:.3g} samples per second", hint=hint)
+            hint = "times are in seconds, unless the time column is named so (time_ms) or --time-unit says so"
+            raise DataError(f"there are only {incoming:.3g} samples per second of time", hint=hint)
+        self.measured = incoming
         return incoming
 
     def parts(self, times: np.ndarray, values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, bool]]:

@@ -11,6 +11,8 @@ from . import inertial
 from .inertial import Triad
 
 BLOCK = 256  # windows that meet the network at a time
+FARTHEST = 1000.0  # standard deviations; what lies beyond is seen there, and no square of it overflows
+ODD = 20.0  # standard deviations from which on a window's mean is told to be unlike all training
 
 
 class WindowClassifier(nn.Module):
@@ -31,9 +33,25 @@ class WindowClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [batch, window, channels] -> logits [members, batch, labels]."""
+        mean, reach = self.mean[: x.shape[-1]], FARTHEST * self.scale[: x.shape[-1]]
+        x = torch.maximum(torch.minimum(x, mean + reach), mean - reach)
         features = torch.cat([x, inertial.upright(x, self.triads)], dim=-1)
         features = (features - self.mean) / self.scale
         return torch.stack([member(features) for member in self.members])
+
+
+def within(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Windows [windows, time, channels] without what is beyond all reason, as the network sees them."""
+    mean, reach = mean[: x.shape[2]], FARTHEST * scale[: x.shape[2]]
+    return np.clip(x, mean - reach, mean + reach)
+
+
+def odd_channel(x: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> int | None:
+    """The number of the channel whose means over windows [windows, time, channels] lie farthest out, if too far."""
+    mean = mean[: x.shape[2]].astype(np.float64)
+    spread = np.maximum(scale[: x.shape[2]], 1e-5 * np.abs(mean))  # a channel that never moved in training
+    far = (np.abs(x.mean(axis=1, dtype=np.float64) - mean) / spread).max(axis=0)
+    return int(far.argmax()) if far.max() > ODD else None
 
 
 @torch.inference_mode()
