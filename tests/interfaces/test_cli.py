@@ -117,12 +117,13 @@ def test_a_stream_through_a_pipe(contract: Contract, trained: Callable[..., tupl
 def test_show(
     contract: Contract, trained: Callable[..., tuple[Path, Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, _ = trained(contract)
+    model, data = trained(contract)
     capsys.readouterr()
     assert run(["show", str(model)]) == 0
     assert contract.task in capsys.readouterr().out
     assert run(["show", str(model), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["task"] == contract.task
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["task"] == contract.task and facts["card.data"] == data.name
 
 
 def test_requirements_are_checked_before_the_work_and_capitals_do_not_matter(

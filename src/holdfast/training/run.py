@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class Run:
             raise DataError("there is nothing to learn from: no training examples")
         self.application, self.train, self.valid = application, train, valid
         self.recipe = recipe or application.recipe
+        self.source = f"{len(train)} examples"
         self.codec = application.prepare(train)
         self.encoded = application.encode(self.codec, train)
         self.encoded_valid = application.encode(self.codec, valid) if valid else None
@@ -188,6 +190,7 @@ class Run:
     def card(self) -> Card:
         """What there is to know about how the model came to be."""
         return {
+            "data": self.source,
             "recipe": settings.to_json(self.recipe, {}),
             "examples": {"train": len(self.train), "valid": len(self.valid)},
             "steps": self.step,
@@ -222,8 +225,17 @@ def start(
     examples = application.examples(data)
     if valid is None:
         rng = np.random.default_rng(recipe.seed)
-        return Run(application, *application.split(examples, rng), recipe)
-    return Run(application, examples, application.examples(valid), recipe)
+        run = Run(application, *application.split(examples, rng), recipe)
+    else:
+        run = Run(application, examples, application.examples(valid), recipe)
+    run.source = name_of(data) or run.source
+    return run
+
+
+def name_of(data: Source) -> str:
+    """The names of files and folders, without where they lie; nothing for other sources."""
+    paths = [data] if isinstance(data, (str, Path)) else data if isinstance(data, (list, tuple)) else []
+    return ", ".join(Path(path).name for path in paths if isinstance(path, (str, Path)))
 
 
 def train(
