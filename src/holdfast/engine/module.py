@@ -39,6 +39,8 @@ class LSTM(nn.LSTM):
         """
         choice = self.choose(input)
         if choice is None:
+            if isinstance(input, PackedSequence):  # torch itself multiplies rows of a wrong width without a word
+                self.check_input(input.data, input.batch_sizes)
             y, (h, c) = super().forward(input, hx)
             return y, State(h, c)
         if isinstance(input, PackedSequence):
