@@ -56,7 +56,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = _HOMES[name]
+    if home.startswith("apps."):  # by the table of applications, which knows what to say where a package is missing
+        return importlib.import_module(f"{__name__}.apps").application(home.removeprefix("apps."))
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
 
 
 def __dir__() -> list[str]:

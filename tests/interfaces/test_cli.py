@@ -265,6 +265,13 @@ def test_a_signal_ends_training_with_a_checkpoint_and_resume_goes_on(tmp_path: P
     assert saved.exists()
 
 
+def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:
+    code = "import sys; sys.modules['polars'] = None\nfrom holdfast.interfaces.cli.main import run\n"
+    code += "assert run(['train', 'forecast', 'x.csv', '-o', 'm']) == 2"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and 'pip install "holdfast[data]"' in done.stderr, done.stderr
+
+
 def test_doctor_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--quick", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

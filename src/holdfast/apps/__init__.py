@@ -8,6 +8,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..parts.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from ..training.model import Model
 
@@ -21,11 +23,18 @@ APPLICATIONS: dict[str, tuple[str, str, str]] = {
     ),
 }
 
+EXTRAS = {"polars": "data", "narwhals": "data", "pyarrow": "data", "matplotlib": "plots"}  # package -> what brings it
+
 
 def application(task: str) -> Any:
     """The application class of a task. Raises KeyError for a word that is not a task."""
     module, name, _ = APPLICATIONS[task]
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    except ModuleNotFoundError as error:
+        if error.name in EXTRAS:
+            raise MissingExtraError(error.name, EXTRAS[error.name], f"the application {task}") from None
+        raise
 
 
 def load(path: str | Path) -> "Model[Any, Any, Any, Any, Any, Any]":
