@@ -282,3 +282,95 @@ def test_the_official_windows_of_hapt_come_out(shared_data: Path) -> None:
     labels = [frame.label for frame in framing.frames(recordings, 50.0, 128, 64)]
     assert len(labels) == 3162
     assert sum(int(label) <= 6 for label in labels) == 2996
+
+
+@pytest.mark.parametrize("value", [1e30, 3e38, -1e20])
+def test_absurd_values_give_probabilities_and_a_warning(value: float, caplog: pytest.LogCaptureFixture) -> None:
+    (recording,) = made(1, seed=2)
+    model().predict([recording])
+    model().evaluate([recording])
+    assert not [record for record in caplog.records if "lies far" in record.message]
+    samples = recording.samples.copy()
+    samples[300:900, 1] = value
+    wrong = dataclasses.replace(recording, samples=samples)
+    (output,) = model().predict([wrong])
+    assert np.isfinite(output.probabilities).all()
+    np.testing.assert_allclose(output.probabilities.sum(axis=1), 1, atol=1e-5)
+    assert all(np.isfinite(list(row.values())).all() for row in model().evaluate([wrong]).values())
+    told = [record.message for record in caplog.records if "lies far" in record.message]
+    assert len(told) == 1 and f"'{recording.channels[1]}'" in told[0]
+    if abs(value) >= 1e30:
+        with pytest.raises(DataError, match=f"channel '{recording.channels[1]}' reaches"):
+            SMALL.prepare([wrong])
+
+
+def test_a_far_lower_rate_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    slow, fine = at_rate(made(1)[0], 20.0), at_rate(made(1)[0], 31.0)
+    model().predict([fine])
+    assert "samples per second come in" not in caplog.text
+    stream = model().stream()
+    for n in range(0, len(slow), 100):
+        stream.push(slow.cut(n, n + 100))
+        heard, stream = stream.state(), model().stream()
+        stream.restore(heard)
+    stream.flush()
+    assert caplog.text.count("20 samples per second come in, less than half of the model's 50") == 1
+    write(slow, tmp_path / "slow.csv")
+    model().predict(tmp_path / "slow.csv")
+    assert caplog.text.count("slow: 20 samples per second come in") == 1
+
+
+def test_labels_that_are_not_learned_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    recordings = [dataclasses.replace(r, person=f"p{n}") for n, r in enumerate(made(2))]
+    for recording in recordings:
+        assert recording.labels is not None
+        labels = recording.labels.astype("U20")
+        labels[labels == "walking"] = " walking "
+        labels[:50] = "jumping"
+        labels[-500:] = "Walking"
+        recording.labels[:] = labels
+    found = SMALL.prepare(recordings)
+    assert found.labels == ("Walking", "sitting", "standing", "walking")
+    assert "the label 'jumping' is not learned: its longest run without a gap is 1.00 s" in caplog.text
+    assert "'Walking' and 'walking' differ in case only" in caplog.text
+
+
+def test_one_wearers_short_labels_are_learned_and_not_validated(caplog: pytest.LogCaptureFixture) -> None:
+    (recording,) = made(1)
+    assert recording.labels is not None
+    recording.labels[:200] = "hop"  # one window and a half
+    recording.labels[200:300] = "nod"
+    train, valid = SMALL.split([recording], np.random.default_rng(1))
+    assert "hop" in SMALL.labels_of(train) - SMALL.labels_of(valid)
+    assert "'nod' is not learned" in caplog.text
+
+
+def test_a_stream_too_short_for_an_answer_says_so() -> None:
+    (recording,) = made(1)
+    stream = model().stream()
+    assert stream.flush() == []  # nothing came
+    stream.push(recording.cut(0, 91))
+    with pytest.raises(DataError, match=r"lasts 1\.80 s"):
+        stream.flush()
+    assert stream.flush() == []  # and ready for another
+    for n in range(6):
+        stream.push(dataclasses.replace(recording.cut(0, 91), times=recording.times[:91] + 9 * n))
+    with pytest.raises(DataError, match=r"no 2\.56 s without a gap"):
+        stream.flush()
+    assert len(model().predict([recording.cut(0, 91)])[0]) == 0
+
+
+def test_live_rows_are_steps_whatever_the_pieces() -> None:
+    (recording,) = made(1, seed=5)
+    printed: list[list[dict[str, Any]]] = []
+    for size in (1, 77, 9999):
+        stream = model().stream()
+        pieces = [recording.cut(n, n + size) for n in range(0, len(recording), size)]
+        printed.append([row for output in collect(stream, pieces) for row in model().rows([output])])
+    for rows in printed:
+        assert [{**row, "probability": 0} for row in rows] == [{**row, "probability": 0} for row in printed[0]]
+        np.testing.assert_allclose([r["probability"] for r in rows], [r["probability"] for r in printed[0]], atol=2e-4)
+    whole = model().rows(model().predict([recording]))
+    runs = [list(run) for _, run in itertools.groupby(printed[0], key=lambda row: row["label"])]
+    joined = [(run[0]["start"], run[-1]["end"], run[0]["label"]) for run in runs]
+    assert joined == [(row["start"], row["end"], row["label"]) for row in whole]

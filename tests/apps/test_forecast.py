@@ -275,3 +275,44 @@ def test_past_and_static_covariates_may_be_missing_later() -> None:
     bare = dataclasses.replace(series[0], past=np.zeros((0, 0)), static={"kind": "never seen"})
     full, without = model.predict([series[0], bare])
     assert np.isfinite(without.quantiles).all() and not np.array_equal(full.quantiles, without.quantiles)
+
+
+def test_unseen_scales_zeros_and_negative_values_in_logarithms(
+    model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert model.codec.cut.logarithmic
+    one = dataclasses.replace(shops[1], id="same")
+    tenth, usual = model.predict([dataclasses.replace(one, values=one.values * 0.01), one])
+    np.testing.assert_allclose(tenth.quantiles, usual.quantiles * 0.01, rtol=1e-4)
+    assert not caplog.text
+    zeros, debts = model.predict([
+        dataclasses.replace(one, id="zeros", values=np.zeros(90)),
+        dataclasses.replace(one, id="debts", values=-one.values),
+    ])  # fmt: skip
+    assert (zeros.quantiles == 0).all() and (debts.median < 0).all()
+    assert "zeros, debts" in caplog.text and "exponential smoothing" in caplog.text
+
+
+def test_gappy_series_stay_near_what_was_seen(model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series]) -> None:
+    rng = np.random.default_rng(0)
+    wild = dataclasses.replace(model.codec, widening=model.codec.widening + 40.0)
+    values = shops[0].values * np.exp(rng.normal(size=len(shops[0].values)))
+    values[1:-1][rng.random(len(values) - 2) < 0.8] = np.nan
+    with torch.inference_mode():
+        [one] = SMALL.predict(model.net, wild, [dataclasses.replace(shops[0], values=values)])
+    assert one.quantiles.max() < 100 * np.nanmax(values)
+    low, high = one.interval(80)
+    assert (low <= one.mean).all() and (one.mean <= high).all()
+
+
+def test_rows_keep_every_digit_and_what_is_not_used_is_said(
+    model: Model[Any, Any, Any, Any, Any, Any], shops: list[Series], caplog: pytest.LogCaptureFixture
+) -> None:
+    [output] = model.predict(shops[:1])
+    assert model.rows([output])[0]["mean"] == float(output.mean[0])
+    Forecaster(season=500).prepare([Series("a", 0, Frequency("step", 1), np.arange(1.0, 81))])
+    assert "two seasons of 500 steps" in caplog.text
+    planned = [dataclasses.replace(one, future=np.ones((len(one.values), 1))) for one in shops[:1]]
+    application = dataclasses.replace(SMALL, future=("promo",))
+    application.fit(planned, recipe=dataclasses.replace(QUICK, steps=2)).predict(planned)
+    assert "tell promo" in caplog.text

@@ -42,3 +42,16 @@ def test_the_linear_classifier_beats_the_majority_where_something_is_linear() ->
     assert classification.accuracy(y[400:], probabilities.argmax(axis=1)) > 0.95
     again = classification.fit_linear(x[:400], y[:400], 3)
     np.testing.assert_array_equal(found.weights, again.weights)
+
+
+def test_a_better_baseline_is_told_plainly(caplog: pytest.LogCaptureFixture) -> None:
+    table = {"holdfast": {"accuracy": 0.8, "macro_f1": 0.7}, "linear": {"accuracy": 0.7, "macro_f1": 0.6}}
+    classification.say_plainly(table, "activity")
+    assert not caplog.records
+    classification.say_plainly({**table, "linear": {"accuracy": 0.9, "macro_f1": 0.6}}, "activity")
+    assert "activity: linear is as good as this model or better here (accuracy 0.900 against 0.800)" in caplog.text
+    assert len(caplog.records) == 1
+    caplog.clear()
+    perfect = {"accuracy": 1.0, "macro_f1": 1.0}
+    classification.say_plainly({"holdfast": perfect, "linear": perfect}, "activity")
+    assert not caplog.records

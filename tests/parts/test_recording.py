@@ -78,6 +78,11 @@ def test_folders_name_labels_or_people(tmp_path: Path) -> None:
         ("t,b\n0,\n1,\n", Columns(), "channel 'b' is empty in all 2 rows"),
         ("t,b\n", Columns(), "has no rows"),
         ("t,label\n0,x\n", Columns(), "has no sensor channels"),
+        (
+            "t,b\n0,1\n20,2\n40,3\n",
+            Columns(),
+            r"made.csv, column 't': there are only 0.05 samples .*\n.*--time-unit ms",
+        ),
         ("t,b,labels\n0,1,x\n", Columns(label="lables"), "no column 'lables'; did you mean 'labels'?"),
         ("", Columns(), "is empty|no rows"),
     ],
@@ -127,3 +132,51 @@ def test_a_pipe_without_times_counts_its_rows() -> None:
 def test_a_wrong_line_in_a_pipe_is_named_by_its_row() -> None:
     with pytest.raises(DataError, match="standard input, row 4, column 'x': 'oops'"):
         list(read_lines(Drip(b"t,x\n0,1\n1,2\n2,oops\n", 3), Columns()))  # pyright: ignore[reportArgumentType]
+
+
+def test_an_index_is_no_channel(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [(n, n / 50, np.sin(n)) for n in range(60)]
+    for header, left_out in ((",t,x", "''"), ("Unnamed: 0,t,x", "'Unnamed: 0'"), ("row,t,x", "'row'")):
+        text = header + "\n" + "".join(f"{n},{t},{x}\n" for n, t, x in rows)
+        caplog.clear()
+        (recording,) = read_text(tmp_path, text)
+        assert recording.channels == ("x",)
+        assert f"column {left_out}" in caplog.text
+        caplog.clear()
+        pieces = list(read_lines(io.BytesIO(text.encode()), Columns()))
+        assert len(pieces) >= 1 and all("x" in piece.channels for piece in pieces)
+        assert len(caplog.records) == 1
+        samples = np.concatenate([piece.ordered(("x",)) for piece in pieces])
+        np.testing.assert_array_equal(samples, recording.samples)
+    one_more = "".join(f"{n + 1},{t},{x}\n" for n, t, x in rows)
+    assert read_text(tmp_path, "row,t,x\n" + one_more)[0].channels == ("x",)
+    assert read_text(tmp_path, "row,t,x\n" + one_more * 2, Columns(rate=50.0, time="t"))[0].channels == ("x",)
+    bent = "".join(f"{n if n != 30 else 29},{t},{x}\n" for n, t, x in rows)
+    assert read_text(tmp_path, "row,t,x\n" + bent)[0].channels == ("row", "x")
+    assert read_text(tmp_path, "t,x\n" + "".join(f"{t},{n}\n" for n, t, _ in rows))[0].channels == ("x",)
+
+
+@pytest.mark.parametrize(("unit", "step"), [("s", 0.02), ("ms", 20), ("us", 20_000), ("ns", 20_000_000)])
+def test_the_unit_of_times_can_be_said(tmp_path: Path, unit: str, step: float) -> None:
+    text = "time_ms,x\n" + "".join(f"{n * step},{n % 3}\n" for n in range(9))
+    (recording,) = read_text(tmp_path, text, Columns(unit=unit))
+    np.testing.assert_allclose(recording.times, np.arange(9) / 50, atol=1e-9)
+
+
+def test_names_that_differ_in_case_are_told(tmp_path: Path) -> None:
+    (recording,) = read_text(tmp_path, "t,Acc_X\n0,1\n1,2\n")
+    with pytest.raises(DataError, match="no channel 'acc_x'; 'Acc_X' differs in case only"):
+        recording.ordered(("acc_x",))
+
+
+def test_what_float32_cannot_hold_was_not_measured(tmp_path: Path) -> None:
+    (recording,) = read_text(tmp_path, "t,x\n0,1e39\n1,2\n")
+    np.testing.assert_array_equal(recording.samples[:, 0], [np.nan, 2])
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"), [(b"", "held no rows"), (b"\n \n", "held no rows"), (b"\x00\x01 what", "no rows but a header")]
+)
+def test_a_pipe_without_rows_is_an_error(raw: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=f"standard input.*{message}"):
+        list(read_lines(io.BytesIO(raw), Columns()))

@@ -133,7 +133,8 @@ def test_gaps_are_missing_and_covariates_reach_ahead() -> None:
          ["p, q", "value_column"]),
         ({"date": ["2024-01-01", "2024-01-02"], "y": [1.0, 2]}, {"values": ("yy",)}, ["'yy'", "did you mean 'y'"]),
         ({"date": ["2024-01-01"], "y": [1.0]}, {}, ["no series has two rows"]),
-        ({"date": ["2024-01-01", "2024-01-02", "2924-01-01"], "y": [1.0, 2, 3]}, {}, ["3 rows on a grid", "row 3"]),
+        ({"date": ["2024-01-01", "2024-01-02", "2224-01-01"], "y": [1.0, 2, 3]}, {}, ["3 rows on a grid", "row 3"]),
+        ({"date": ["2024-01-01", "2024-01-02", "2924-01-01"], "y": [1.0, 2, 3]}, {}, ["year 2924", "row 3"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_in_words(
@@ -186,3 +187,67 @@ def test_rows_of_json_lines_and_bad_lines() -> None:
         list(read_rows(io.BytesIO(b'{"id": 1}\n{"id": \n')))
     with pytest.raises(DataError, match="line 3 has 2 cells, the header has 3"):
         list(read_rows(io.BytesIO(b"id;time;value\na;1;2\na;2\n")))
+
+
+def from_text(folder: Path, text: str, **columns: object) -> list[Series]:
+    (folder / "a.csv").write_text(text)
+    return read_series(read_table(folder / "a.csv", dates=False), Columns(**columns))  # pyright: ignore[reportArgumentType]
+
+
+DAYS = dates("2024-01-01", 60, "1D")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("date,value\n01/02/2024,1\n02/02/2024,2\n", ["month/day"]),
+        ("date,value\n01-02-2024,1\n02-02-2024,2\n", ["month/day"]),
+        ("date,value\n31.12.24,1\n30.12.24,2\n", ["two digits"]),
+        ("date,value\nJan 18,1\nFeb 18,2\n", ["two digits"]),
+        ("date,value\n0024-01-01,1\n0024-01-02,2\n", ["year 24", "rows 1, 2"]),
+        ("date,value\n2024-01-01,1\n01/02/2024,2\n", ["01/02/2024", "row 2"]),
+        ("date,value\n" + "".join(f"{'2024-02-31' if n == 40 else day},{n}\n" for n, day in enumerate(DAYS)),
+         ["2024-02-31", "row 41"]),
+        ("date,value,value\n2024-01-01,1,2\n", ["'value' twice"]),
+        ("2024-01-01,1.5\n2024-01-02,2.5\n", ["not like column names"]),
+        ("0,1.5\n1,2.5\n", ["not like column names"]),
+        ("id,date,value\na,2024-01-01,1\n,2024-01-02,2\n", ["'id'", "row 2"]),
+        ("id,date,value\n" + "".join(f"d,{day},1\n" for day in DAYS)
+         + "".join(f"m,2024-0{month}-01,1\n" for month in range(1, 9)), ["series d is daily", "series m is monthly"]),
+    ],
+)  # fmt: skip
+def test_files_that_would_be_misread_are_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(DataError) as error:
+        from_text(tmp_path, text)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_static_column_that_changes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'k' is not one value but changes in row 2"):
+        from_text(tmp_path, "id,date,value,k\na,2024-01-01,1,x\na,2024-01-02,2,y\n", static=("k",))
+
+
+def test_names_of_months_row_numbers_and_columns_called_value(tmp_path: Path) -> None:
+    [one] = from_text(tmp_path, "date,value\nJan 2018,1\nFeb 2018,2\nMar 2018,3\n")
+    assert one.frequency == MONTHLY and MONTHLY.text(one.stamps(0, 1)) == ["2018-01-01"]
+    [one] = from_text(tmp_path, ",date,value\n" + "".join(f"{n},{day},{n}\n" for n, day in enumerate(DAYS)))
+    assert one.frequency == DAILY and len(one.values) == 60
+    for names in ("value,price", "sales,value"):
+        found = from_text(tmp_path, f"date,{names}\n" + "".join(f"{day},1,2\n" for day in DAYS))
+        assert [one.id for one in found] == names.split(",")
+
+
+def test_time_zones_keep_days_whole(tmp_path: Path) -> None:
+    days = [f"2024-03-{day}T00:00:00+01:00" for day in range(28, 32)] + ["2024-04-01T00:00:00+02:00"]
+    [one] = from_text(tmp_path, "date,value\n" + "".join(f"{day},1\n" for day in days))
+    assert one.frequency == DAILY and len(one.values) == 5 and DAILY.text(one.stamps(0, 1)) == ["2024-03-28"]
+    hours = ["2024-10-27T01:00+02:00", "2024-10-27T02:00+02:00", "2024-10-27T02:00+01:00", "2024-10-27T03:00+01:00"]
+    [one] = from_text(tmp_path, "date,value\n" + "".join(f"{hour},1\n" for hour in hours))
+    assert one.frequency == Frequency("microsecond", HOUR) and len(one.values) == 4
+
+
+def test_irregular_times_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [day for n, day in enumerate(DAYS) if n % 5 == 0 or n in (1, 2, 6, 7, 11, 12, 22, 23, 33)]
+    from_text(tmp_path, "date,value\n" + "".join(f"{day},1\n" for day in rows))
+    assert "miss more than 30 %" in caplog.text

@@ -85,3 +85,16 @@ def test_rows_out(tmp_path: Path) -> None:
         write_rows(table, stream, "parquet")
     with pytest.raises(SettingError, match="known"):
         write_rows(table, stream, "xml")
+
+
+def test_encodings_and_ragged_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(TEXT.encode("utf-16"))
+    assert rows(read_table(tmp_path / "a.csv")) == WANTED
+    (tmp_path / "a.csv").write_bytes("a,b\n1,2\nü,3\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"a\.csv .*line 3 is not UTF-8(.|\n)*iconv"):
+        read_table(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n1,2,3\n")
+    with pytest.raises(DataError, match=r"a\.csv .*row 2 has 3 cells, the header has 2"):
+        read_table(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="two columns of one name"):
+        read_table(pd.DataFrame([[1, 2]], columns=["a", "a"]))

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, final
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -14,15 +14,14 @@ from ..parts import classification, settings
 from ..parts.classification import LinearClassifier
 from ..parts.convolution import ConvolutionalLSTM
 from ..parts.errors import DataError, SettingError
-from ..parts.packing import pack, unpack
 from ..parts.sensors import framing, inertial, timeline
 from ..parts.sensors import made_up as motion
 from ..parts.sensors.framing import Frame
 from ..parts.sensors.inertial import Triad
+from ..parts.sensors.listening import Listener
 from ..parts.sensors.recording import Columns, Recording, read_lines, read_recordings
-from ..parts.sensors.resampling import Resampler, Stretch
 from ..parts.sensors.timeline import Timeline
-from ..parts.sensors.window_classifier import BLOCK, WindowClassifier, probabilities_of
+from ..parts.sensors.window_classifier import BLOCK, WindowClassifier, probabilities_of, within
 from ..parts.settings import setting
 from ..training.application import Application, Loss, Recipe, Scores, Showcase, Source, Stream
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("holdfast")
 
 ENOUGH = 20_000  # windows from which scales and the linear baseline are found: 0.1 GB with six channels
+LARGEST = 1e15  # the squares of larger values overflow in sums
 HELD_OUT = 0.2  # share of people, or of each label's time, for validation
 
 
@@ -89,6 +89,7 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
     person_column: str | None = setting(None, "column that says who it was", use=True)
     recording_column: str | None = setting(None, "column that says which recording a row belongs to", use=True)
     source_rate: float | None = setting(None, "samples per second of tables without times", low=0.01, use=True)
+    time_unit: Literal["s", "ms", "us", "ns"] | None = setting(None, "what times count; told by name if not", use=True)
 
     task: ClassVar[str] = "activity"
     summary: ClassVar[str] = "sensor recordings in, a timeline of activities out, on file and live"
@@ -117,7 +118,8 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
     @property
     def columns(self) -> Columns:
         """Which column of a table is what."""
-        return Columns(self.time_column, self.label_column, self.person_column, self.recording_column, self.source_rate)
+        named = (self.time_column, self.label_column, self.person_column, self.recording_column)
+        return Columns(*named, self.source_rate, self.time_unit)
 
     # --- examples -----------------------------------------------------------------------------------------------------
 
@@ -128,7 +130,7 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
         for recording in found:
             if len(recording) < self.window_samples:
                 seconds = len(recording) / self.rate
-                hint = f"recordings need at least one window, {self.window:g} s; window sets it"
+                hint = f"recordings need at least one window, {self.window:g} s; --window at training sets it"
                 raise DataError(f"{recording.name or 'the recording'} lasts {seconds:.2f} s", hint=hint)
         return found
 
@@ -150,14 +152,17 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
             train = [e for e, owner in zip(examples, owners, strict=True) if owner not in held]
             return train, [e for e, owner in zip(examples, owners, strict=True) if owner in held]
         log.warning("one wearer only: the last %d %% of every stretch are held out for validation", 100 * HELD_OUT)
-        cuts = [
-            (example.cut(first, middle), example.cut(middle, end))
-            for example in examples
-            for first, end in framing.stretches(example, self.rate, by_label=True)
-            for middle in [end - max(round(HELD_OUT * (end - first)), self.window_samples)]
-            if middle - first >= self.window_samples
-        ]
-        return [train for train, _ in cuts], [valid for _, valid in cuts]
+        framing.tell_labels(examples, self.frames(examples), self.rate, self.window_samples)
+        train, valid = list[Recording](), list[Recording]()
+        for example in examples:
+            for first, end in framing.stretches(example, self.rate, by_label=True):
+                middle = end - max(round(HELD_OUT * (end - first)), self.window_samples)
+                if middle - first >= self.window_samples:
+                    train.append(example.cut(first, middle))
+                    valid.append(example.cut(middle, end))
+                elif end - first >= self.window_samples:  # too short for both
+                    train.append(example.cut(first, end))
+        return train, valid
 
     def labels_of(self, examples: Sequence[Recording]) -> set[str]:
         """The labels for which there is a window."""
@@ -167,7 +172,9 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
         """All windows of one label. Raises DataError where there is none."""
         found = framing.frames(examples, self.rate, self.window_samples, self.hop_samples)
         if not found:
-            hint = f"a column of labels is needed (name it with label_column), each lasting {self.window:g} s at least"
+            hint = (
+                f"a column of labels is needed (name it with --label-column), each lasting {self.window:g} s at least"
+            )
             name = examples[0].name if examples else "no recording"
             raise DataError(f"{name or 'the recordings'}: nothing is labelled", hint=hint)
         return found
@@ -181,13 +188,19 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
         """Labels, channels, triads, scales, and the linear baseline."""
         channels = examples[0].channels
         grids, frames = self.framed(examples, channels)
+        framing.tell_labels(grids, frames, self.rate, self.window_samples)
         labels = tuple(sorted({frame.label for frame in frames}))
+        framing.tell_alike(labels)
         if len(labels) < 2:
             raise DataError(f"the only label is {frames[0].label!r}", hint="two at least are needed to tell them apart")
         counts = tuple(sum(frame.label == label for frame in frames) for label in labels)
         frames = frames[:: -(-len(frames) // ENOUGH)]
         x = framing.cut_frames(grids, frames, self.window_samples)  # [windows, window, channels]
         y = np.array([labels.index(frame.label) for frame in frames])
+        if (largest := np.abs(x).max()) > LARGEST:
+            name = channels[int(np.abs(x).max(axis=(0, 1)).argmax())]
+            hint = "a sensor gives no such numbers: leave the values empty"
+            raise DataError(f"the channel {name!r} reaches {largest:.3g}", hint=hint)
         triads = inertial.find_triads(channels, x.mean(axis=1))
         features = inertial.seen(x, triads)
         scale = np.maximum(features.std(axis=(0, 1)), 1e-6)
@@ -245,11 +258,13 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
     # --- answering ----------------------------------------------------------------------------------------------------
 
     def predict(self, net: nn.Module, codec: Activities, inputs: Sequence[Recording]) -> list[Timeline]:
-        stream = self.stream(net, codec)
+        stream = ActivityStream(self, net, codec)
         nothing = Timeline("", codec.labels, np.empty(0), np.empty(0), np.empty((0, len(codec.labels)), np.float32))
         outputs: list[Timeline] = []
         for recording in inputs:
-            parts = stream.push(recording) + stream.flush()
+            parts = stream.push(recording) + stream.finish()
+            if not parts:
+                log.warning("%s: no stretch without a gap lasts a window", recording.name or "the recording")
             outputs += timeline.join(parts) or [dataclasses.replace(nothing, recording=recording.name)]
         return outputs
 
@@ -258,7 +273,9 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
         y, probabilities, linear = self.judge(net, codec, examples)
         most = np.tile(np.array(codec.counts) / sum(codec.counts), (len(y), 1))
         rows = {"holdfast": probabilities, "linear": linear, "majority": most}
-        return {who: classification.scores(y, guess) for who, guess in rows.items()}
+        table = {who: classification.scores(y, guess) for who, guess in rows.items()}
+        classification.say_plainly(table, self.task)
+        return table
 
     def judge(
         self, net: nn.Module, codec: Activities, examples: Sequence[Recording]
@@ -270,6 +287,7 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
         for begin in range(0, len(frames), BLOCK):
             x = framing.cut_frames(grids, frames[begin : begin + BLOCK], self.window_samples)
             ours.append(probabilities_of(net, codec.temperature, x))
+            x = within(x, codec.mean, codec.scale)
             linear.append(codec.linear.probabilities(framing.statistics(inertial.seen(x, codec.triads))))
         return framing.label_numbers(frames, codec.labels), np.concatenate(ours), np.concatenate(linear)
 
@@ -295,98 +313,5 @@ class ActivityRecognizer(Application[Recording, Activities, Framed, Windows, Tim
 
 
 @final
-class ActivityStream(Stream[Recording, Timeline]):
-    """Answers every hop, final once given: a step's probability is the mean over the windows that cover it and
-    ``smooth`` more on each side, so it is known a window and ``smooth`` hops after the step began.
-    """
-
-    def __init__(self, app: ActivityRecognizer, net: nn.Module, codec: Activities) -> None:
-        self.app, self.net, self.codec = app, net, codec
-        self.resampler = Resampler(app.rate, len(codec.channels), app.gap)
-        self.kind = f"activity {', '.join(codec.channels)} -> {', '.join(codec.labels)}"  # whose state() it is
-        self.name, self.dated = "", False
-        self.forget()
-
-    def forget(self) -> None:
-        """Nothing of a stretch is known yet."""
-        self.origin = 0.0  # seconds, time of the stretch's first sample
-        self.waiting = np.empty((0, len(self.codec.channels)), dtype=np.float32)  # from the next window's start on
-        self.heard = 0  # samples of this stretch
-        self.windows = 0  # windows of this stretch
-        self.given = 0  # steps answered
-        self.recent = np.empty((0, len(self.codec.labels)), dtype=np.float32)  # probabilities of the latest windows
-
-    def push(self, piece: Recording) -> list[Timeline]:
-        self.name, self.dated = piece.name, piece.dated
-        return self.take(self.resampler.push(piece.times, piece.ordered(self.codec.channels)))
-
-    def flush(self) -> list[Timeline]:
-        outputs = self.take(self.resampler.flush()) + self.end()
-        self.forget()
-        return outputs
-
-    def take(self, stretches: Sequence[Stretch]) -> list[Timeline]:
-        """The answers that new samples at the network's rate make known."""
-        outputs: list[Timeline] = []
-        for stretch in stretches:
-            if stretch.begins:
-                outputs += self.end()
-                self.forget()
-                self.origin = stretch.start
-            self.waiting = np.concatenate([self.waiting, stretch.samples])
-            self.heard += len(stretch.samples)
-            self.look()
-            outputs += self.answer(self.windows - self.app.smooth)
-        return outputs
-
-    def look(self) -> None:
-        """Show the network all windows that are complete."""
-        window, hop = self.app.window_samples, self.app.hop_samples
-        count = (len(self.waiting) - window) // hop + 1
-        if count <= 0:
-            return
-        x = np.stack([self.waiting[n * hop : n * hop + window] for n in range(count)])
-        self.waiting = self.waiting[count * hop :]
-        self.windows += count
-        self.recent = np.concatenate([self.recent, probabilities_of(self.net, self.codec.temperature, x)])
-
-    def end(self) -> list[Timeline]:
-        """The rest of a stretch; what comes after its last whole window is taken to go on as that one."""
-        return self.answer(-(-self.heard // self.app.hop_samples)) if self.windows else []
-
-    def answer(self, until: int) -> list[Timeline]:
-        """The steps before ``until`` that were not given yet, and oblivion for what they no longer need."""
-        if until <= self.given:
-            return []
-        app, first = self.app, self.windows - len(self.recent)  # number of the first window kept
-        cover = app.window_samples // app.hop_samples + app.smooth
-        steps = np.arange(self.given, until)
-        latest = self.windows - 1
-        means = [
-            self.recent[
-                max(0, min(step - cover + 1, latest)) - first : min(step + app.smooth, latest) + 1 - first
-            ].mean(0)
-            for step in steps
-        ]
-        self.given = until
-        self.recent = self.recent[max(0, min(until - cover + 1, latest) - first) :]
-        hop, ends = app.hop_samples, np.minimum((steps + 1) * app.hop_samples, self.heard)
-        starts = self.origin + steps * hop / app.rate
-        ends = self.origin + ends / app.rate
-        return [Timeline(self.name, self.codec.labels, starts, ends, np.stack(means), self.dated)]
-
-    def state(self) -> bytes:
-        values, arrays = self.resampler.state()
-        own = {name: getattr(self, name) for name in ("name", "dated", "origin", "heard", "windows", "given")}
-        return pack(
-            self.kind,
-            {"resampler": values, **own},
-            {**arrays, "waiting": self.waiting, "recent": self.recent},
-        )
-
-    def restore(self, state: bytes) -> None:
-        values, arrays = unpack(self.kind, state)
-        self.resampler.restore(values.pop("resampler"), arrays)
-        for name, value in values.items():
-            setattr(self, name, value)
-        self.waiting, self.recent = arrays["waiting"], arrays["recent"]
+class ActivityStream(Listener, Stream[Recording, Timeline]):
+    """Answers every hop, final once given."""

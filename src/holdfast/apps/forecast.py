@@ -13,7 +13,7 @@ from torch import nn
 
 from ..parts.errors import DataError
 from ..parts.quantiles import LEVELS, conformal_widening, mean_of_quantiles, pinball, widened
-from ..parts.series import backtest, blending
+from ..parts.series import backtest, blending, guards
 from ..parts.series.arriving import Rows, read_rows
 from ..parts.series.columns import Columns
 from ..parts.series.cutting import Wish, choose_cut
@@ -125,7 +125,7 @@ class Forecaster(Application[Series, Outlook, Stacked, Windows, Forecast, Mappin
 
     def read(self, source: Source) -> list[Series]:
         """Long, wide or row-per-series tables: .csv .tsv .jsonl .parquet (.gz, .xz) or a data frame."""
-        return read_series(read_table(source), self.columns)
+        return read_series(read_table(source, dates=False), self.columns)
 
     @property
     def columns(self) -> Columns:
@@ -237,8 +237,15 @@ class Forecaster(Application[Series, Outlook, Stacked, Windows, Forecast, Mappin
         if codec.share < 1:
             classic = blending.classic(codec.cut, examples, which, origins, codec.memory)
             quantiles = blending.blended(quantiles, classic, codec.share)
-        quantiles = codec.cut.unseen(widened(quantiles, LEVELS, codec.widening * scale[:, None, None]))
-        return np.maximum(quantiles, 0.0) if codec.nonnegative else quantiles
+        quantiles = widened(quantiles, LEVELS, codec.widening * scale[:, None, None])
+        quantiles = codec.cut.unseen(guards.bounded(quantiles, stack, which, origins, codec.memory))
+        lost = guards.without_logarithms(codec.cut, examples, which, origins, codec.memory)
+        if lost.any():
+            quantiles[lost] = guards.smoothed(codec.cut, examples, which[lost], origins[lost], codec.memory, LEVELS)
+        if not codec.nonnegative:
+            return quantiles
+        negative = guards.signs(examples, which, origins, codec.memory)[0]
+        return np.where(negative[:, None, None], quantiles, np.maximum(quantiles, 0.0))
 
     def predict(self, net: nn.Module, codec: Outlook, inputs: Sequence[Series]) -> list[Forecast]:
         """The steps after each series' last value."""
@@ -247,7 +254,10 @@ class Forecaster(Application[Series, Outlook, Stacked, Windows, Forecast, Mappin
         recent = [newest(one, codec.memory) for one in inputs]
         origins = np.array([len(one.values) for one in recent])
         quantiles = self.quantiles_at(net, codec, recent, np.arange(len(recent)), origins)
+        guards.warn_of_plans(codec.cut, recent)
         mean = mean_of_quantiles(quantiles, LEVELS)
+        if codec.cut.logarithmic:  # a wide tail of logarithms must not carry the mean out of the interval
+            mean = np.clip(mean, quantiles[..., 1], quantiles[..., -2])
         stamps = [one.stamps(len(one.values), codec.cut.horizon) for one in recent]
         return [
             Forecast(one.id, int(ahead[0]), one.frequency.text(ahead), *of)
@@ -280,8 +290,7 @@ class Forecaster(Application[Series, Outlook, Stacked, Windows, Forecast, Mappin
                 numbers |= {"lo-95": low95[step], "hi-95": high95[step]}
                 if self.quantiles:
                     numbers |= {f"q-{lv:g}": q for lv, q in zip(one.levels, one.quantiles[step], strict=True)}
-                # seven digits: more is not in a float32
-                table.append({"id": one.id, "time": time} | {k: float(f"{v:.7g}") for k, v in numbers.items()})
+                table.append({"id": one.id, "time": time} | {key: float(number) for key, number in numbers.items()})
         return table
 
     @classmethod

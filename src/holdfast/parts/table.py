@@ -19,15 +19,18 @@ LOOKED_AT = 10_000  # rows whose types stand for all, as long as they do
 KINDS = ("csv", "json", "jsonl", "parquet")
 
 
-def read_table(source: Any) -> pl.DataFrame:
+def read_table(source: Any, *, dates: bool = True) -> pl.DataFrame:
     """A path (.csv .tsv .jsonl .parquet, also .gz and .xz) or a pandas, polars or arrow frame -> a polars frame.
 
-    The delimiter of a CSV is found by looking at its first line. Raises DataError naming the file.
+    The delimiter of a CSV is found by looking at its first line. With ``dates=False`` its dates stay texts: a guess at
+    01/02/2024 cannot be taken back. Raises DataError naming the file.
     """
     if isinstance(source, (str, Path)):
-        return read_file(Path(source))
+        return read_file(Path(source), dates=dates)
     try:
         frame = nw.from_native(source)
+    except nw.exceptions.DuplicateError as error:
+        raise DataError(f"the table has two columns of one name: {error}", hint="rename or drop one") from None
     except TypeError:
         raise DataError(
             f"a {type(source).__name__} is not a table", hint="hand in a path, or a pandas, polars or arrow data frame"
@@ -36,7 +39,7 @@ def read_table(source: Any) -> pl.DataFrame:
     return pl.from_arrow(frame.to_arrow())  # pyright: ignore[reportReturnType]  a table always gives a frame
 
 
-def read_file(path: Path) -> pl.DataFrame:
+def read_file(path: Path, *, dates: bool = True) -> pl.DataFrame:
     """A table from a file, by its ending."""
     if not path.is_file():
         raise DataError(f"{path} is not a file", hint="check the path" if not path.exists() else "name a file in it")
@@ -52,31 +55,70 @@ def read_file(path: Path) -> pl.DataFrame:
             return pl.read_ndjson(io.BytesIO(raw), infer_schema_length=None)
         if kind == ".json":
             return pl.DataFrame(json.loads(raw), infer_schema_length=None)
-        return read_csv(raw)
+        return read_csv(raw, dates=dates)
+    except DataError as error:
+        raise DataError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}", hint=error.hint) from None
     except (pl.exceptions.PolarsError, ValueError, EOFError, OSError, lzma.LZMAError) as error:
         raise DataError(f"{path} cannot be read as a table: {error}") from None
 
 
-def read_csv(raw: bytes) -> pl.DataFrame:
-    """A CSV with a header line, whatever its delimiter."""
+def read_csv(raw: bytes, *, dates: bool = True) -> pl.DataFrame:
+    """A CSV with a header line, whatever its delimiter. Raises DataError naming the row that cannot be read."""
+    raw = as_utf8(raw)
     head = raw[:65536].decode("utf-8", errors="replace").splitlines()
     if not head:
         raise ValueError("it is empty")
     delimiter = max(",;\t|", key=head[0].count)
     try:
-        return parse(raw, delimiter, LOOKED_AT)
+        return parse(raw, delimiter, LOOKED_AT, dates=dates)
     except pl.exceptions.ComputeError:  # a row further down does not fit the types of the first ones
-        return parse(raw, delimiter, None)
+        pass
+    try:
+        return parse(raw, delimiter, None, dates=dates)
+    except pl.exceptions.ComputeError:
+        refuse_ragged(raw, delimiter)
+        raise
 
 
-def parse(raw: bytes, delimiter: str, look_at: int | None) -> pl.DataFrame:
+def as_utf8(raw: bytes) -> bytes:
+    """Text as UTF-8: UTF-16 with its mark is turned into it, what else is not UTF-8 is refused with its row."""
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        try:
+            return raw.decode("utf-16").encode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"it begins as UTF-16 but is not: {error.reason}", hint="save it as UTF-8") from None
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        shown = raw[error.start : error.start + 1].hex()
+        raise DataError(
+            f"line {line} is not UTF-8 (byte 0x{shown})",
+            hint="save it as UTF-8; from Latin-1: iconv -f latin1 -t utf-8 OLD.csv > NEW.csv",
+        ) from None
+    return raw
+
+
+def refuse_ragged(raw: bytes, delimiter: str) -> None:
+    """Raise DataError naming the first row that has more cells than the header."""
+    rows = csv.reader(io.StringIO(raw.decode("utf-8-sig"), newline=""), delimiter=delimiter)
+    width = len(next(rows, []))
+    for number, cells in enumerate(rows, start=1):
+        if len(cells) > width:
+            raise DataError(
+                f"row {number} has {len(cells)} cells, the header has {width}",
+                hint=f"quote cells that hold a {delimiter!r}, or drop what is too many",
+            )
+
+
+def parse(raw: bytes, delimiter: str, look_at: int | None, *, dates: bool) -> pl.DataFrame:
     """A CSV whose types are told by its first ``look_at`` rows; None: by all of them, which is much slower."""
     return pl.read_csv(
         raw,
         separator=delimiter,
         null_values=MISSING,
         infer_schema_length=look_at,
-        try_parse_dates=True,
+        try_parse_dates=dates,
         encoding="utf8",
     )
 

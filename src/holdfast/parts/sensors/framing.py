@@ -58,7 +58,7 @@ def tell_rate(name: str, incoming: float | None, rate: float) -> None:
 
 
 def tell_labels(recordings: Sequence[Recording], found: Sequence[Frame], rate: float, window: int) -> None:
-    """Warn of labels that no window has, and of labels that differ in case only."""
+    """Warn of labels that no window has."""
     longest: dict[str, float] = {}
     for recording in recordings:
         for first, end in stretches(recording, rate, by_label=True) if recording.labels is not None else ():
@@ -68,7 +68,11 @@ def tell_labels(recordings: Sequence[Recording], found: Sequence[Frame], rate: f
     for label in sorted(set(longest) - learned - {""}):
         message = "the label %r is not learned: its longest run without a gap is %.2f s, and a window lasts %.2f s"
         log.warning(message, label, longest[label], window / rate)
-    for one, other in itertools.combinations(sorted(learned), 2):
+
+
+def tell_alike(labels: Sequence[str]) -> None:
+    """Warn of labels that differ in case only."""
+    for one, other in itertools.combinations(labels, 2):
         if one.casefold() == other.casefold():
             log.warning("the labels %r and %r differ in case only, and are learned as two", one, other)
 

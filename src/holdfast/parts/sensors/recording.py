@@ -264,7 +264,7 @@ def numbers(table: pl.DataFrame, column: str, where: str, first_row: int) -> np.
             row = int(wrong[0]) if len(wrong) else 0
             raise DataError(
                 f"{where}, row {first_row + row}, column {column!r}: {values[row]!r} is not a number",
-                hint="channels are numbers; name others: --label-column, --person-column, --recording-column, --time-column",
+                hint="no channel? see --label-column, --person-column, --recording-column, --time-column",
             )
         values = cast
     array = values.cast(pl.Float64).fill_null(math.nan).to_numpy()

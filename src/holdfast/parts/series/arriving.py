@@ -14,7 +14,7 @@ from .. import packing
 from ..errors import DataError
 from ..table import MISSING
 from .columns import IDS, TIMES, VALUES, Columns
-from .frequency import Frequency
+from .frequency import DAY, Frequency
 from .series import Series
 from .stamps import parse_stamps
 
@@ -74,7 +74,8 @@ class Rows:
         value = row.get(key)
         if isinstance(value, str) and not self.frequency.has_calendar:
             value = int(value)
-        return int(parse_stamps(pl.Series(key, [value]))[0][0])
+        fine = self.frequency.unit == "microsecond" and self.frequency.count < DAY
+        return int(parse_stamps(pl.Series(key, [value]), fine=fine)[0][0])
 
     def series(self) -> list[Series]:
         """What is kept, as series; the last value is there, rows behind it only tell the future covariates."""

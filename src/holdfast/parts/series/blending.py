@@ -20,9 +20,12 @@ def classic(cut: Cut, examples: Sequence[Series], which: np.ndarray, origins: np
     for begin in range(0, len(which), AT_ONCE):
         at = slice(begin, begin + AT_ONCE)
         past = right_aligned(examples, which[at], origins[at], memory)
-        smoothed = cut.seen(exponential_smoothing(past, cut.season, cut.horizon).median)
+        floor = np.array([cut.floor_of(row) for row in past])[:, None]
+        smoothed = cut.seen(exponential_smoothing(past, cut.season, cut.horizon).median, floor)
         # theta's seasons are multiplicative: on values that are not all positive it would have none
-        found.append((smoothed + cut.seen(theta(past, cut.season, cut.horizon))) / 2 if cut.logarithmic else smoothed)
+        found.append(
+            (smoothed + cut.seen(theta(past, cut.season, cut.horizon), floor)) / 2 if cut.logarithmic else smoothed
+        )
     return np.concatenate(found)
 
 

@@ -1,6 +1,8 @@
 """Which column of a table is what: named by the user, or found by looking."""
 
 import dataclasses
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +31,11 @@ TIMES = (
 )
 IDS = ("id", "unique_id", "series", "series_id", "item", "item_id", "sku", "store", "product", "name", "key", "ticker")
 VALUES = ("value", "y", "target", "sales", "count", "demand", "close", "quantity")
+
+DATE = r"^\d{4}-\d{1,2}(-\d{1,2}.*)?$|^\d{1,2}[./-]\d{1,2}[./-]\d{2,4}.*$"
+NUMBER = r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?"
+
+log = logging.getLogger("holdfast")
 
 Layout = Literal["long", "wide", "rows"]
 
@@ -67,6 +74,11 @@ class Columns:
         if time is None and ids and len(given) > 1 and frame.select(ids).is_unique().all():
             return dataclasses.replace(self, id=ids, values=given, layout="rows")
         if len(given) > 1 and not ids:
+            if not self.values and any(name.lower() in VALUES for name in given):
+                log.warning(
+                    "series: %s are each taken as a series; if only one is to be forecast, name it (value_column)",
+                    ", ".join(given),
+                )
             return dataclasses.replace(self, time=time, values=given, layout="wide")
         value = given[0] if len(given) == 1 else find_value(given)
         return dataclasses.replace(self, id=ids, time=time, values=(value,), layout="long")
@@ -75,13 +87,43 @@ class Columns:
         """What was found, for the log."""
         if self.layout == "rows":
             return f"one per row, named by {'/'.join(self.id)}, {len(self.values)} columns of values"
-        time = f"time in {self.time!r}" if self.time else "no time column (rows are counted)"
+        time = f"time in {self.time!r}" if self.time is not None else "no time column (rows are counted)"
         if self.layout == "wide":
             return f"one per column ({len(self.values)}), {time}"
         roles = {*self.id, self.time, *self.values, *self.past, *self.future, *self.static}
         unused = [name for name in frame.columns if name not in roles]
         rest = f"; not used: {', '.join(unused)} (name them: past, future or static)" if unused else ""
         return f"one value per row, {time}, id in {'/'.join(self.id) or 'no column'}, value in {self.values[0]!r}{rest}"
+
+
+def without_index(frame: pl.DataFrame) -> pl.DataFrame:
+    """The table without the column of row numbers that pandas writes. Raises DataError where two columns share a name."""
+    for name in frame.columns:
+        base = re.sub(r"_duplicated_\d+$", "", name)
+        if base != name and base in frame.columns:
+            raise DataError(f"the header has {base!r} twice", hint="rename or drop one of these columns")
+        if not name.strip() or re.fullmatch(r"Unnamed: ?\d+|__index_level_\d+__", name):
+            column = frame[name]
+            if column.dtype.is_integer() and column.null_count() == 0 and frame.width > 1:
+                numbers = column.cast(pl.Int64).to_numpy()
+                if numbers[0] in (0, 1) and (numbers == numbers[0] + np.arange(len(numbers))).all():
+                    log.info("series: the column %r numbers the rows; it is left out", name)
+                    frame = frame.drop(name)
+    return frame
+
+
+def refuse_no_header(frame: pl.DataFrame) -> None:
+    """Raise DataError where the column names look like a row of data."""
+    names = [re.sub(r"_duplicated_\d+$", "", name) for name in frame.columns]
+    dated = [name for name in names if re.match(DATE, name) and name in frame.columns]
+    dated = [name for name in dated if frame[name].dtype.is_temporal() or frame[name].dtype == pl.String]
+    numbers = all(re.fullmatch(NUMBER, name) for name in names)
+    counted = names in ([str(n) for n in range(len(names))], [str(n + 1) for n in range(len(names))])
+    if dated or (numbers and not counted):
+        raise DataError(
+            f"the first line looks like data, not like column names: {', '.join(names[:5])}",
+            hint="put a line of names above it, such as id,time,value",
+        )
 
 
 def find_time(frame: pl.DataFrame, free: Sequence[str]) -> str | None:

@@ -53,6 +53,12 @@ def choose_cut(series: Sequence[Series], wish: Wish) -> Cut:
         wish.past, wish.future, means, spreads, numbers, number_scales, words, names,
     )  # fmt: skip
     lags, trust = choose_lags(plain, series, wish.season, wish.seasons)
+    lost = sorted({*wish.seasons, wish.season or 1} - {*lags, 1})
+    if lost:
+        log.warning(
+            "forecast: no series has two seasons of %s steps (the longest has %d values): such a season is not used",
+            " and ".join(map(str, lost)), lengths.max(),
+        )  # fmt: skip
     season = wish.season or min(lags, default=frequency_season(frequency))
     segment = wish.segment or choose_segment(horizon, season)
     context = wish.context or min(usual_context(lags, horizon), max(int(np.quantile(lengths, 0.9)), 1))

@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 
 from ..errors import DataError
-from .columns import Columns, numbers_of
+from .columns import Columns, numbers_of, refuse_no_header, without_index
 from .frequency import Frequency, infer
-from .stamps import name_rows, parse_stamps
+from .mixture import refuse_mixture, warn_of_gaps
+from .stamps import name_rows, parse_stamps, with_dates
 
 log = logging.getLogger("holdfast")
 
@@ -64,12 +65,15 @@ def read_series(frame: pl.DataFrame, columns: Columns) -> list[Series]:
     """
     if frame.height == 0:
         raise DataError("the table has no rows", hint="one value per row: id, time, value")
+    frame = with_dates(without_index(frame))
+    refuse_no_header(frame)
     columns = columns.found_in(frame)
     log.info("series: %s", columns.in_words(frame))
     series = from_rows(frame, columns) if columns.layout == "rows" else from_long(*melt(frame, columns))
     gaps = sum(int((~one.observed).sum()) for one in series)
     total = sum(len(one.values) for one in series)
     log.info("series: %d of them, %d values, %s, %d missing", len(series), total, series[0].frequency.name, gaps)
+    warn_of_gaps([(one.id, one.values) for one in series], series[0].frequency)
     return series
 
 
@@ -96,8 +100,16 @@ def melt(frame: pl.DataFrame, columns: Columns) -> tuple[pl.DataFrame, Columns]:
     if columns.layout == "long":
         return frame, columns
     keep = [name for name in (columns.time, *columns.future, *columns.past) if name is not None]
-    long = frame.unpivot(on=list(columns.values), index=keep, variable_name="series", value_name="value")
-    return long, dataclasses.replace(columns, id=("series",), values=("value",), layout="long")
+    name, value = unused("series", frame.columns), unused("value", frame.columns)
+    long = frame.unpivot(on=list(columns.values), index=keep, variable_name=name, value_name=value)
+    return long, dataclasses.replace(columns, id=(name,), values=(value,), layout="long")
+
+
+def unused(name: str, names: Sequence[str]) -> str:
+    """A name that no column has."""
+    while name in names:
+        name += "_"
+    return name
 
 
 def from_long(frame: pl.DataFrame, columns: Columns) -> list[Series]:
@@ -111,6 +123,7 @@ def from_long(frame: pl.DataFrame, columns: Columns) -> list[Series]:
     order = np.lexsort((stamps, group))
     starts = np.diff(group[order], prepend=-1) > 0
     refuse_twins(stamps[order], starts, order, names)
+    refuse_mixture(stamps[order], starts, order, names, calendar=calendar)
     frequency = infer(stamps[order], starts, calendar=calendar)
     cells = numbers_of(frame, (*columns.values, *columns.past, *columns.future))[order]  # [rows, 1 + past + future]
     edges = np.append(np.flatnonzero(starts), len(order))
@@ -118,7 +131,7 @@ def from_long(frame: pl.DataFrame, columns: Columns) -> list[Series]:
     for begin, end in itertools.pairwise(edges):
         rows = order[begin:end]
         name = "series" if names is None else str(names[int(rows[0])])
-        static = {key: scalar(frame[key][int(rows[0])]) for key in columns.static}
+        static = {key: one_static(frame[key], rows, name) for key in columns.static}
         made = on_grid(name, stamps[rows], cells[begin:end], rows, frequency, len(columns.past))
         found += [dataclasses.replace(one, static=static) for one in made]
     if not found:
@@ -200,7 +213,15 @@ def name_groups(frame: pl.DataFrame, ids: Sequence[str]) -> pl.Series | None:
     """[rows] the series' name of each row, several id columns joined by "/"; None where there is none."""
     if not ids:
         return None
-    texts = [pl.col(name).cast(pl.String).fill_null("?") for name in ids]
+    for name in ids:
+        column = frame[name].cast(pl.String)
+        empty = np.flatnonzero((column.is_null() | (column.str.strip_chars() == "")).to_numpy())
+        if empty.size:
+            raise DataError(
+                f"column {name!r} does not say which series {name_rows(empty)} belongs to",
+                hint="fill in the id, or drop the row",
+            )
+    texts = [pl.col(name).cast(pl.String) for name in ids]
     return frame.select(pl.concat_str(texts, separator="/").alias("name"))["name"]
 
 
@@ -213,6 +234,20 @@ def groups_of(names: pl.Series) -> np.ndarray:
         .cast(pl.Int64)
         .to_numpy()
     )
+
+
+def one_static(column: pl.Series, rows: np.ndarray, name: str) -> str | float:
+    """The one value of a static covariate in the rows of a series, empty cells left out."""
+    cells = column.gather(np.sort(rows)).drop_nulls()
+    if cells.n_unique() > 1:
+        odd = np.sort(rows)[
+            np.flatnonzero((column.gather(np.sort(rows)) != cells[0]).fill_null(value=False).to_numpy())
+        ]
+        raise DataError(
+            f"series {name}: {column.name!r} is not one value but changes in {name_rows(odd)}",
+            hint="static columns have one value per series; name it as past, or future where it is known ahead",
+        )
+    return scalar(cells[0] if len(cells) else None)
 
 
 def scalar(value: object) -> str | float:

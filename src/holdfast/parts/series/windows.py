@@ -51,9 +51,14 @@ class Cut:
         """First guesses of the future: the last value, and the last season of each lag."""
         return 1 + len(self.lags)
 
-    def seen(self, values: np.ndarray) -> np.ndarray:
-        """Values as the network sees them, before they are scaled: logarithms, or as they are."""
-        return np.log(np.maximum(values, self.floor)) if self.logarithmic else values
+    def seen(self, values: np.ndarray, floor: np.ndarray) -> np.ndarray:
+        """Values as the network sees them, before they are scaled: logarithms of no less than floor, or as they are."""
+        return np.log(np.maximum(values, floor)) if self.logarithmic else values
+
+    def floor_of(self, values: np.ndarray) -> float:
+        """What a logarithm sees in place of less: never more than half a series' own smallest positive value."""
+        positive = values[values > 0] if self.logarithmic else values[:0]
+        return min(self.floor, float(positive.min()) / 2) if positive.size else self.floor
 
     def unseen(self, values: np.ndarray) -> np.ndarray:
         """The inverse of seen."""
@@ -88,8 +93,10 @@ class Stack:
         steps = cut.segments[1] * cut.segment
         self.lengths = np.array([len(one.values) for one in series])
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.values = cut.seen(np.concatenate([one.values for one in series]))
-        self.spreads = np.array([max(float(np.nanstd(cut.seen(one.values))), 1e-9) for one in series])
+        floors = np.array([cut.floor_of(one.values) for one in series])
+        self.values = cut.seen(np.concatenate([one.values for one in series]), np.repeat(floors, self.lengths))
+        spreads = [np.nanstd(cut.seen(one.values, floor)) for one, floor in zip(series, floors, strict=True)]
+        self.spreads = np.maximum(np.array(spreads), 1e-9)
         self.past = standardised(np.concatenate([sized(one.past, len(one.values), cut.past) for one in series]), cut, 0)
         known = [sized(one.future, len(one.values) + steps, cut.future) for one in series]
         self.future = standardised(np.concatenate(known), cut, len(cut.past))
