@@ -97,7 +97,7 @@ class Columns:
 
 
 def without_index(frame: pl.DataFrame) -> pl.DataFrame:
-    """The table without the column of row numbers that pandas writes. Raises DataError where two columns share a name."""
+    """The table without the column of row numbers pandas writes. Raises DataError where two columns share a name."""
     for name in frame.columns:
         base = re.sub(r"_duplicated_\d+$", "", name)
         if base != name and base in frame.columns:

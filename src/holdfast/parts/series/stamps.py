@@ -125,7 +125,7 @@ def zoned_dates(text: pl.Series, fine: bool | None) -> pl.Series | None:
 
 
 def wall_or_utc(wall: pl.Series, utc: pl.Series, fine: bool | None) -> pl.Series:
-    """Local time where stamps are days or more apart (a day of a clock change has 23 hours), else UTC, which is even."""
+    """Local time where stamps are days or more apart (with clock changes not all last 24 hours), else UTC."""
     if fine is None:
         fine = wall.dt.time().n_unique() > 1
     log.info("times of column %r are taken %s", wall.name, "in UTC" if fine else "as the local time of their zone")
