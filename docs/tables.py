@@ -95,7 +95,8 @@ def apps_summary() -> str:
     for classes in ("6 classes", "12 classes"):
         if classes in activity:
             rows.append(activity_line(classes, activity))
-    return markdown(rows)
+    note = "One seed each. The activity rows' times are wall times on a core shared with other jobs."
+    return f"{markdown(rows)}\n\n{note}"
 
 
 def forecast_line(words: str, measure: str, digits: int, found: dict[str, Any]) -> list[str]:

@@ -295,7 +295,10 @@ class Forecaster(Application[Series, Outlook, Stacked, Windows, Forecast, Mappin
 
     @classmethod
     def showcase(cls) -> Showcase:
-        """Two classical monthly series, their last year held out, learned together with 200 made-up ones."""
+        """Two classical monthly series, their last year held out, learned together with 200 made-up ones.
+
+        A demonstration, not a benchmark: its number of steps was set by someone who had seen that year.
+        """
         application = cls(horizon=12, season=12)
         full = application.read(DATA / "monthly.csv")
         known = [one.until(len(one.values) - 12) for one in full]
