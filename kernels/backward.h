@@ -7,119 +7,88 @@
 #ifndef HOLDFAST_BACKWARD_H
 #define HOLDFAST_BACKWARD_H
 
-#include "gates.h"
-#include "pack.h"
-#include "threads.h"
+#include "weight_gradients.h"
 
-enum : Index { CHUNK_ROWS = 512 };
-
-struct BackwardWorker {
-    float *tile; // [TILE_ROWS][PANEL*VL]
-};
-
-struct Vector {
-    float *at;
-    Index stride;
-};
-
-struct Backward {
-    const holdfast_lstm *p;
-    const holdfast_lstm_gradients *g;
-    Schedule schedule;
-    Index blocks;
-    Panels recurrent, input; // the weights, by columns
-    Index chunk_rows;        // what the two buffers below hold
-    float *dgates;           // [chunk_rows][blocks][4 gates][VL], dgates_stride apart
-    Index dgates_stride;
-    Index state_vectors; // vectors of h, padded; those of x follow
-    Panels entered;      // h before | x by columns: each panel [chunk_rows][its columns]
-    Vector *columns;     // [entered.vectors] where each vector of columns stands in it
-    Panels dweights;     // the gradient of both weights, in the same panels: [blocks][4 gates][VL][its columns]
-    float *dbias;        // [blocks][4 gates][VL]
-    float *zeros;        // [PANEL*VL]
-    float *dh;           // [rows], dh_stride apart
-    Index dh_stride;
-    float *dc; // [rows], dh_stride apart
-    float *c0; // [rows], dh_stride apart
-    BackwardWorker *workers;
-    Barrier *barrier;
-};
-
-static Index plan_backward(Backward &b, const holdfast_lstm *p, char *base)
+// The whole gradient of h: what R gave back, through the mask, what passed by R, and dy where it is given.
+static void assemble(const Backward &b, const BackwardShare &share, Index place, const float *dy, float *to)
 {
-    Arena arena = {base, 0};
-    b.p = p;
-    b.schedule = take_schedule(arena, p);
-    b.blocks = blocks_of(p);
-    const Index depth = b.blocks * BLOCK_SUMS;
-    b.recurrent = take_panels(arena, p->units, depth);
-    b.input = take_panels(arena, p->features, depth);
-    b.chunk_rows = largest_index(p->rows, least_index(CHUNK_ROWS, p->rows * p->steps));
-    b.dgates_stride = row_stride(depth);
-    b.dgates = arena.take<float>(b.chunk_rows * b.dgates_stride);
-    b.state_vectors = b.blocks;
-    const Index columns = (b.state_vectors + b.input.vectors) * VL;
-    b.entered = take_panels(arena, columns, b.chunk_rows);
-    b.columns = arena.take<Vector>(b.entered.vectors);
-    b.dweights = take_panels(arena, columns, depth);
-    b.dbias = arena.take<float>(depth);
-    b.zeros = arena.take<float>(PANEL * VL);
-    b.dh_stride = row_stride(b.blocks * VL);
-    b.dh = arena.take<float>(p->rows * b.dh_stride);
-    b.dc = arena.take<float>(p->rows * b.dh_stride);
-    b.c0 = arena.take<float>(p->rows * b.dh_stride);
-    b.barrier = arena.take<Barrier>(1);
-    const Index workers = useful_workers(p);
-    b.workers = arena.take<BackwardWorker>(workers);
-    for (Index w = 0; w < workers; ++w) {
-        BackwardWorker own = {};
-        own.tile = arena.take<float>(TILE_ROWS * PANEL * VL);
-        if (base) b.workers[w] = own;
-    }
-    return arena.used;
-}
-
-// The gradient that comes in from after the last step, and c0, both padded to whole blocks.
-static void load_gradients(const Backward &b, const Share &share)
-{
-    const holdfast_lstm *p = b.p;
-    for (Index block = share.first_block; block < share.last_block; ++block)
-        for (Index place = share.first_place; place < share.last_place; ++place) {
-            const Index present = least_index(VL, p->units - block * VL);
-            const Index from = b.schedule.row[place] * p->units + block * VL, to = place * b.dh_stride + block * VL;
-            store(b.dh + to, b.g->dh_last ? load_part(b.g->dh_last + from, present) : Vec{});
-            store(b.dc + to, b.g->dc_last ? load_part(b.g->dc_last + from, present) : Vec{});
-            store(b.c0 + to, p->c0 ? load_part(p->c0 + from, present) : Vec{});
+    const Index row = b.schedule.row[place], width = h_width(b.p);
+    const float *mask = b.p->cell->h_mask;
+    for (Index v = share.first_vector; v < share.last_vector; ++v) {
+        const Index at = place * b.dh_stride + v * VL, present = least_index(VL, width - v * VL);
+        Vec dh = load(b.dh + at);
+        if (mask) dh *= load_part(mask + row * width + v * VL, present);
+        if (b.variant.carry) {
+            dh += load(b.variant.carry + at);
+            store(b.variant.carry + at, Vec{});
         }
+        if (dy) dh += load_part(dy + v * VL, present);
+        store(to + v * VL, dh);
+    }
 }
 
-static void gates_of_step(const Backward &b, const Share &share, Index step, float *dgates)
+static void assemble_step(const Backward &b, const BackwardShare &share, Index step, float *rows)
+{
+    for (Index place = share.first_place; place < least_index(share.last_place, b.schedule.active[step]); ++place) {
+        const Index at = row_step_at(b.schedule, b.p, place, step, b.g->dy_step, b.g->dy_row);
+        assemble(b, share, place, b.g->dy ? b.g->dy + at : nullptr, rows + place * b.dh_stride);
+    }
+}
+
+// `k`: the step's first row-step in its chunk. Of a variant dh has been assembled already.
+static void gates_of_step(const Backward &b, const BackwardShare &share, Index step, Index k)
 {
     const holdfast_lstm *p = b.p;
     const Schedule &s = b.schedule;
     const Index first = share.first_block, blocks = share.last_block - first, unit = first * VL;
     const Index present_in_last = least_index(VL, p->units - (share.last_block - 1) * VL);
+    const bool projected = projects(p);
+    Variant variant = b.variant;
     for (Index place = share.first_place; place < least_index(share.last_place, s.active[step]); ++place) {
-        const Index state = place * b.dh_stride + unit;
-        const float *c_before = step ? kept_at(s, p, step - 1, place, first) + 4 * VL : b.c0 + state;
+        const Index state = place * b.state_stride + unit;
         const Index dy_at = row_step_at(s, p, place, step, b.g->dy_step, b.g->dy_row) + unit;
-        cells_backward({kept_at(s, p, step, place, first), c_before, step ? KEPT_PER_UNIT * VL : VL,
-                        y_at(s, p, place, step) + unit, b.g->dy ? b.g->dy + dy_at : nullptr, b.dh + state, b.dc + state,
-                        dgates + place * b.dgates_stride + first * BLOCK_SUMS},
-                       blocks, present_in_last);
+        const float *before = step ? kept_at(s, p, step - 1, place, first) + 4 * VL : nullptr;
+        if (projected) variant.projected = b.projection.shown + (k + place) * b.projection.shown_stride + unit;
+        b.cells({kept_at(s, p, step, place, first), before ? before : b.c0 + state,
+                 before ? kept_per_unit(p) * VL : Index{VL}, before ? before + VL : variant.n0 + state,
+                 y_at(s, p, place, step) + unit, b.g->dy ? b.g->dy + dy_at : nullptr,
+                 projected ? b.projection.dshown + state : b.dh + place * b.dh_stride + unit, b.dc + state,
+                 b.dgates + (k + place) * b.dgates_stride + first * BLOCK_SUMS, &variant, unit, step, s.row[place],
+                 state},
+                blocks, present_in_last);
+    }
+}
+
+// The gradient of what the projection multiplied, from that of h.
+static void unproject(const Backward &b, const BackwardShare &share, Index step, Index k)
+{
+    const ProjectionBackward &q = b.projection;
+    const Index rows = least_index(share.last_place, b.schedule.active[step]) - share.first_place;
+    const Index tiles = pieces(largest_index(rows, 0), TILE_ROWS);
+    for (Index panel = share.first_panel; panel < share.last_panel; ++panel) {
+        const Index width = q.weights.width(panel);
+        for (Index t = 0; t < tiles; ++t) {
+            const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
+            const Index place = share.first_place + first;
+            tile_of[BY_ROWS][count - 1][width - 1]({q.weights.depth, q.dh + (k + place) * b.dh_stride, b.dh_stride,
+                                                    q.weights.at(panel), width * VL, b.zeros, 0,
+                                                    q.dshown + place * q.shown_stride + q.weights.first(panel) * VL,
+                                                    q.shown_stride, nullptr, 0});
+        }
     }
 }
 
 // dh of the step before: the gates' gradients times the recurrent weights.
-static void state_of_step(const Backward &b, const Share &share, Index first_panel, Index last_panel, Index step,
-                          const float *dgates)
+static void state_of_step(const Backward &b, const BackwardShare &share, Index step, Index k)
 {
+    const Index first_panel = share.first_state_panel, last_panel = share.last_state_panel;
+    const float *dgates = b.dgates + k * b.dgates_stride;
     const Index rows = least_index(share.last_place, b.schedule.active[step]) - share.first_place;
     if (rows <= 0) return;
     const Index tiles = pieces(rows, TILE_ROWS);
     // What the gates of the step before will read is fetched meanwhile: it was written long ago.
     const float *ahead = step ? kept_at(b.schedule, b.p, step - 1, share.first_place, 0) : nullptr;
-    const float *ahead_end = ahead + rows * b.blocks * KEPT_PER_UNIT * VL;
+    const float *ahead_end = ahead + rows * b.blocks * kept_per_unit(b.p) * VL;
     for (Index i = first_panel; i < last_panel; ++i) {
         const Index panel = step & 1 ? first_panel + last_panel - 1 - i : i, width = b.recurrent.width(panel);
         for (Index t = 0; t < tiles; ++t) {
@@ -134,152 +103,40 @@ static void state_of_step(const Backward &b, const Share &share, Index first_pan
     }
 }
 
-// A run of steps [first, last) and the row-steps in it, numbered place by place, step by step, latest step first.
-struct Chunk {
-    Index first, last, rows;
-    bool fresh; // the first to be computed
-};
-
-static Chunk chunk_before(const Backward &b, Index last, bool fresh)
-{
-    Index first = last, rows = 0;
-    while (first > 0 && (first == last || rows + b.schedule.active[first - 1] <= b.chunk_rows))
-        rows += b.schedule.active[--first];
-    return {first, last, rows, fresh};
-}
-
-// Which step and place row-step `index` of the chunk is.
-struct Walk {
-    Index step, place;
-};
-
-static inline Walk walk_to(const Backward &b, const Chunk &chunk, Index index)
-{
-    Walk at = {chunk.last - 1, index};
-    while (at.step > chunk.first && at.place >= b.schedule.active[at.step]) at.place -= b.schedule.active[at.step--];
-    return at;
-}
-
-static inline void walk_on(const Backward &b, Walk &at)
-{
-    if (++at.place == b.schedule.active[at.step]) at = {at.step - 1, 0};
-}
-
-static void copy_columns(const Vector *columns, Index k, const float *from, Index count)
-{
-    const Index whole = count / VL;
-    for (Index v = 0; v < whole; ++v) store(columns[v].at + k * columns[v].stride, from ? load(from + v * VL) : Vec{});
-    if (whole * VL < count)
-        store(columns[whole].at + k * columns[whole].stride,
-              from ? load_part(from + whole * VL, count - whole * VL) : Vec{});
-}
-
-// What went into each row-step: h of the step before and x, side by side.
-static void gather_entered(const Backward &b, const Chunk &chunk, Index first, Index last)
-{
-    const holdfast_lstm *p = b.p;
-    const Schedule &s = b.schedule;
-    Walk at = walk_to(b, chunk, first);
-    for (Index k = first; k < last; ++k, walk_on(b, at)) {
-        const float *h = at.step ? y_at(s, p, at.place, at.step - 1)
-                         : p->h0 ? p->h0 + s.row[at.place] * p->units
-                                 : nullptr;
-        copy_columns(b.columns, k, h, p->units);
-        copy_columns(b.columns + b.state_vectors, k, x_at(s, p, at.place, at.step), p->features);
-    }
-}
-
-static void input_gradient(const Backward &b, BackwardWorker &own, const Chunk &chunk, Index first, Index last)
-{
-    const holdfast_lstm *p = b.p;
-    const Index rows = last - first, tiles = pieces(rows, TILE_ROWS);
-    for (Index panel = 0; panel < b.input.count; ++panel) {
-        const Index width = b.input.width(panel), column = b.input.first(panel) * VL;
-        const size_t bytes = sizeof(float) * static_cast<size_t>(least_index(width * VL, p->features - column));
-        Walk at = rows > 0 ? walk_to(b, chunk, first) : Walk{0, 0};
-        for (Index t = 0; t < tiles; ++t) {
-            const Index k = first + border(rows, tiles, t), count = first + border(rows, tiles, t + 1) - k;
-            tile_of[BY_ROWS][count - 1][width - 1]({b.input.depth, b.dgates + k * b.dgates_stride, b.dgates_stride,
-                                                    b.input.at(panel), width * VL, b.zeros, 0, own.tile, width * VL,
-                                                    nullptr, 0});
-            for (Index m = 0; m < count; ++m, walk_on(b, at)) {
-                const Index dx_at = row_step_at(b.schedule, p, at.place, at.step, b.g->dx_step, b.g->dx_row);
-                memcpy(b.g->dx + dx_at + column, own.tile + m * width * VL, bytes);
-            }
-        }
-    }
-}
-
-// Columns column..column+count of row k of the weight gradient, to their places in torch's order.
-static void hand_out_row(const Backward &b, Index k, Index column, Index count, const float *from)
-{
-    const holdfast_lstm *p = b.p;
-    const Index row = weight_row(k, p->units);
-    if (row < 0) return;
-    const Index units = least_index(column + count, p->units) - column;
-    if (b.g->dw_recurrent && units > 0)
-        memcpy(b.g->dw_recurrent + row * p->units + column, from, sizeof(float) * static_cast<size_t>(units));
-    const Index x_column = b.state_vectors * VL;
-    const Index skipped = largest_index(x_column - column, 0), feature = column + skipped - x_column;
-    const Index features = least_index(count - skipped, p->features - feature);
-    if (b.g->dw_input && features > 0)
-        memcpy(b.g->dw_input + row * p->features + feature, from + skipped,
-               sizeof(float) * static_cast<size_t>(features));
-}
-
-// One panel of dweights += dgates^T * entered, gates first..last. The chunk computed first starts from zero, and the
-// one computed last hands its sums out while they are at hand.
-static void weight_gradient(const Backward &b, BackwardWorker &own, const Chunk &chunk, Index first, Index last,
-                            Index panel)
-{
-    const Index tiles = pieces(last - first, TILE_ROWS), width = b.dweights.width(panel), stride = width * VL;
-    for (Index t = 0; t < tiles; ++t) {
-        const Index gate = first + border(last - first, tiles, t);
-        const Index count = first + border(last - first, tiles, t + 1) - gate;
-        float *sums = b.dweights.at(panel) + gate * stride;
-        // Wide layers keep these sums in the third-level cache: the next tile's are fetched while this one works.
-        const float *ahead = chunk.fresh ? nullptr : sums + count * stride;
-        tile_of[BY_COLUMNS][count - 1][width - 1]({chunk.rows, b.dgates + gate, b.dgates_stride, b.entered.at(panel),
-                                                   stride, chunk.fresh ? b.zeros : sums, chunk.fresh ? 0 : stride,
-                                                   chunk.first ? sums : own.tile, stride, ahead,
-                                                   ahead ? pieces(TILE_ROWS * stride, chunk.rows) : 0});
-        for (Index m = 0; !chunk.first && m < count; ++m)
-            hand_out_row(b, gate + m, b.dweights.first(panel) * VL, stride, own.tile + m * stride);
-    }
-}
-
-static void bias_gradient(const Backward &b, const Chunk &chunk, Index first, Index last)
-{
-    for (Index gate = first; gate < last; gate += BLOCK_SUMS) {
-        Vec sum[GATES];
-        for (Index n = 0; n < GATES; ++n) sum[n] = chunk.fresh ? Vec{} : load(b.dbias + gate + n * VL);
-        for (Index k = 0; k < chunk.rows; ++k)
-            for (Index n = 0; n < GATES; ++n) sum[n] += load(b.dgates + k * b.dgates_stride + gate + n * VL);
-        for (Index n = 0; n < GATES; ++n) store(b.dbias + gate + n * VL, sum[n]);
-        for (Index k = gate; !chunk.first && k < gate + BLOCK_SUMS; ++k)
-            if (weight_row(k, b.p->units) >= 0) b.g->dbias[weight_row(k, b.p->units)] = b.dbias[k];
-    }
-}
-
 // Without a single step there is no last chunk to hand out the sums.
 static void hand_out_zeros(const Backward &b)
 {
-    const size_t rows = GATES * static_cast<size_t>(b.p->units) * sizeof(float);
-    if (b.g->dw_recurrent) memset(b.g->dw_recurrent, 0, rows * static_cast<size_t>(b.p->units));
+    const size_t units = static_cast<size_t>(b.p->units), unit = sizeof(float), rows = GATES * units * unit;
+    const size_t outputs = static_cast<size_t>(h_width(b.p));
+    if (b.g->dw_recurrent) memset(b.g->dw_recurrent, 0, rows * outputs);
     if (b.g->dw_input) memset(b.g->dw_input, 0, rows * static_cast<size_t>(b.p->features));
     if (b.g->dbias) memset(b.g->dbias, 0, rows);
+    if (b.dpeephole && b.g->dpeephole) memset(b.g->dpeephole, 0, 3 * units * unit);
+    if (projects(b.p) && b.g->dprojection) memset(b.g->dprojection, 0, outputs * units * unit);
 }
 
-static void hand_out_states(const Backward &b, const Share &share)
+static void hand_out_states(const Backward &b, const BackwardShare &share)
 {
     const holdfast_lstm *p = b.p;
+    const Index states = p->rows * p->units;
     for (Index place = share.first_place; place < share.last_place; ++place) {
         const Index row = b.schedule.row[place];
-        for (Index block = share.first_block; block < share.last_block; ++block) {
-            const Index unit = block * VL, present = least_index(VL, p->units - unit), to = row * p->units + unit;
-            if (b.g->dh0) store_part(b.g->dh0 + to, load(b.dh + place * b.dh_stride + unit), present);
-            if (b.g->dc0) store_part(b.g->dc0 + to, load(b.dc + place * b.dh_stride + unit), present);
+        for (Index block = share.first_block; b.g->dc0 && block < share.last_block; ++block) {
+            const Index present = least_index(VL, p->units - block * VL);
+            const Index to = row * p->units + block * VL, from = place * b.state_stride + block * VL;
+            store_part(b.g->dc0 + to, load(b.dc + from), present);
+            if (!b.variant.dn) continue;
+            store_part(b.g->dc0 + states + to, load(b.variant.dn + from), present);
+            // Given c and n, m says how much they weigh; in a row without a step it comes out as it went in.
+            const Vec weighed =
+                fma(load(b.c0 + from), load(b.dc + from), load(b.variant.n0 + from) * load(b.variant.dn + from));
+            const Vec given = b.g->dc_last ? load_part(b.g->dc_last + 2 * states + to, present) : Vec{};
+            store_part(b.g->dc0 + 2 * states + to, b.schedule.length[place] ? weighed : given, present);
         }
+        float *dh = b.dh + place * b.dh_stride;
+        if (p->cell) assemble(b, share, place, nullptr, dh);
+        for (Index v = share.first_vector; b.g->dh0 && v < share.last_vector; ++v)
+            store_part(b.g->dh0 + row * h_width(p) + v * VL, load(dh + v * VL), least_index(VL, h_width(p) - v * VL));
         const bool fill = b.g->dx && !p->packed && share.first_block == 0; // zeros past the row's length
         for (Index time = b.schedule.length[place]; fill && time < p->steps; ++time)
             memset(b.g->dx + time * b.g->dx_step + row * b.g->dx_row, 0,
@@ -291,23 +148,25 @@ static void hand_out_states(const Backward &b, const Share &share)
 struct Duty {
     Index worker, workers;
     bool by_units;
-    Index first_panel, last_panel; // of the recurrent weights: which part of dh
-    Share share;                   // of the gates' gradients
-    Index first_gate, last_gate;   // of the weight gradients
+    BackwardShare share;         // of the recurrence
+    Index first_gate, last_gate; // of the weight gradients
 };
 
 static Duty duty_of(const Backward &b, Index worker, Index workers)
 {
     const holdfast_lstm *p = b.p;
     const Panels &r = b.recurrent;
-    Duty d = {worker, workers, cut_by_units(p, workers), 0, r.count, {}, 0, 0};
+    const Panels &cells = projects(p) ? b.projection.weights : r;
+    Duty d = {worker, workers, cut_by_units(p, workers), {}, 0, 0};
+    d.share = {0, p->rows, 0, b.blocks, 0, r.count, 0, r.vectors, 0, cells.count};
     if (d.by_units) {
-        d.first_panel = border(r.count, workers, worker);
-        d.last_panel = border(r.count, workers, worker + 1);
-        d.share = {0, p->rows, r.first(d.first_panel), r.first(d.last_panel)};
+        const Index first = border(cells.count, workers, worker), last = border(cells.count, workers, worker + 1);
+        const Index first_state = border(r.count, workers, worker), last_state = border(r.count, workers, worker + 1);
+        d.share = {0, p->rows, cells.first(first), cells.first(last), first_state, last_state, r.first(first_state),
+                   r.first(last_state), first, last};
     } else {
-        d.share = {place_border(b.schedule, p, workers, worker), place_border(b.schedule, p, workers, worker + 1), 0,
-                   b.blocks};
+        d.share.first_place = place_border(b.schedule, p, workers, worker);
+        d.share.last_place = place_border(b.schedule, p, workers, worker + 1);
     }
     d.first_gate = border(b.blocks, workers, worker) * BLOCK_SUMS;
     d.last_gate = border(b.blocks, workers, worker + 1) * BLOCK_SUMS;
@@ -318,20 +177,29 @@ static void prepare(const Backward &b, const Duty &d)
 {
     const holdfast_lstm *p = b.p;
     for (Index panel = d.worker; panel < b.recurrent.count; panel += d.workers)
-        pack_panel(b.recurrent, panel, p->w_recurrent, p->units, p->units);
+        pack_panel(b.recurrent, panel, p->w_recurrent, p->units, h_width(p));
     for (Index panel = d.worker; b.g->dx && panel < b.input.count; panel += d.workers)
         pack_panel(b.input, panel, p->w_input, p->units, p->features);
+    if (projects(p)) pack_columns(b.projection.weights, p->cell->projection, p->units, d.worker, d.workers);
+    if (b.variant.peephole && d.worker == 0) pack_peephole(b.variant.peephole, p, 0, b.blocks);
     load_gradients(b, d.share);
 }
 
 static void recur(const Backward &b, const Duty &d, const Chunk &chunk)
 {
-    float *dgates = b.dgates;
+    Index k = 0;
     for (Index step = chunk.last - 1; step >= chunk.first; --step) {
-        gates_of_step(b, d.share, step, dgates);
+        if (projects(b.p)) {
+            assemble_step(b, d.share, step, b.projection.dh + k * b.dh_stride);
+            if (d.by_units) wait_for_all(b.barrier, d.workers);
+            unproject(b, d.share, step, k);
+        } else if (b.p->cell) {
+            assemble_step(b, d.share, step, b.dh);
+        }
+        gates_of_step(b, d.share, step, k);
         if (d.by_units) wait_for_all(b.barrier, d.workers);
-        state_of_step(b, d.share, d.first_panel, d.last_panel, step, dgates);
-        dgates += b.schedule.active[step] * b.dgates_stride;
+        state_of_step(b, d.share, step, k);
+        k += b.schedule.active[step];
     }
 }
 
@@ -348,6 +216,10 @@ static void backward_chunk(const Backward &b, const Duty &d, const Chunk &chunk)
     for (Index panel = 0; want_weights && panel < b.dweights.count; ++panel)
         weight_gradient(b, own, chunk, d.first_gate, d.last_gate, panel);
     if (b.g->dbias) bias_gradient(b, chunk, d.first_gate, d.last_gate);
+    if (b.dpeephole && b.g->dpeephole) peephole_gradient(b, chunk, d.first_gate / BLOCK_SUMS, d.last_gate / BLOCK_SUMS);
+    if (projects(b.p) && b.g->dprojection)
+        projection_gradient(b, chunk, border(h_width(b.p), d.workers, d.worker),
+                            border(h_width(b.p), d.workers, d.worker + 1));
     wait_for_all(b.barrier, d.workers);
 }
 
@@ -371,7 +243,7 @@ static void backward_worker(void *job, Index worker, Index workers)
 static Outcome backward(const holdfast_lstm *p, const holdfast_lstm_gradients *g)
 {
     if (!kept_is_ours(p)) return OTHER_KEPT;
-    Backward b;
+    Backward b = {};
     plan_backward(b, p, static_cast<char *>(p->scratch));
     b.g = g;
     fill_schedule(b.schedule, p);

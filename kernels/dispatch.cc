@@ -69,9 +69,27 @@ const Engine *engine()
     return now;
 }
 
+bool probable(float p)
+{
+    return p >= 0.0f && p <= 1.0f;
+}
+
+Outcome examine_cell(const holdfast_cell *cell)
+{
+    if (!cell) return DONE;
+    const bool exponential = cell->kind & HOLDFAST_EXPONENTIAL, peephole = cell->kind & HOLDFAST_PEEPHOLE;
+    const bool zoneout = cell->zoneout_h > 0.0f || cell->zoneout_c > 0.0f;
+    if (cell->kind & ~static_cast<int64_t>(7) || !probable(cell->zoneout_h) || !probable(cell->zoneout_c))
+        return BAD_CELL;
+    if (exponential && (cell->kind != HOLDFAST_EXPONENTIAL || zoneout)) return BAD_CELL;
+    if (cell->projection && (cell->projected < 1 || cell->zoneout_h > 0.0f)) return BAD_CELL;
+    return peephole && !cell->peephole ? MISSING_BUFFER : DONE;
+}
+
 Outcome examine(const holdfast_lstm *p)
 {
     if (!p || p->steps < 0 || p->rows < 0 || p->features < 1 || p->units < 1) return BAD_SIZE;
+    if (const Outcome wrong = examine_cell(p->cell)) return wrong;
     for (Index row = 0; p->lengths && row < p->rows; ++row)
         if (p->lengths[row] < 0 || p->lengths[row] > p->steps) return BAD_LENGTH;
     const bool empty = p->steps == 0 || p->rows == 0;
@@ -126,6 +144,9 @@ const char *holdfast_error(int64_t code)
     case BAD_LENGTH: return "a length lies outside 0..steps";
     case OTHER_KEPT: return "the kept buffer was written for another shape or by another instruction set";
     case MISSING_BUFFER: return "a buffer that this call needs is NULL";
+    case BAD_CELL:
+        return "there is no such variant: the exponential cell takes neither peepholes, coupling nor zoneout; "
+               "zoneout's probabilities lie within 0..1; zoneout of h takes no projection";
     default: return "unknown error";
     }
 }

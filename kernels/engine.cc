@@ -7,7 +7,7 @@
 static Index scratch_bytes(const holdfast_lstm *p, bool backwards)
 {
     Forward f;
-    Backward b;
+    Backward b = {};
     return backwards ? plan_backward(b, p, nullptr) : plan_forward(f, p, nullptr);
 }
 

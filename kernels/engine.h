@@ -6,7 +6,7 @@
 
 typedef int64_t Index;
 
-enum Outcome : Index { DONE = 0, BAD_SIZE = 1, BAD_LENGTH = 2, OTHER_KEPT = 3, MISSING_BUFFER = 4 };
+enum Outcome : Index { DONE = 0, BAD_SIZE = 1, BAD_LENGTH = 2, OTHER_KEPT = 3, MISSING_BUFFER = 4, BAD_CELL = 5 };
 
 struct Engine {
     const char *name;

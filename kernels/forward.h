@@ -2,99 +2,7 @@
 #ifndef HOLDFAST_FORWARD_H
 #define HOLDFAST_FORWARD_H
 
-#include "gates.h"
-#include "pack.h"
-#include "threads.h"
-
-enum : Index {
-    // With this few rows the tile of x is better made over many steps at once than together with that of h.
-    HOIST_ROWS = 4,
-    HOISTED_ROWS = 192, // row-steps in a chunk of such products; a step has at most MOST_ROWS_BY_UNITS
-};
-
-struct ForwardWorker {
-    float **y;        // [rows], or of one row [blocks]: see CellRows
-    float *sums;      // [TILE_ROWS][4 gates][VL], or of one row [blocks][4 gates][VL]
-    float *x_rows;    // [HOISTED_ROWS][features]  a chunk of x, adjacent
-    float *x_sums;    // [HOISTED_ROWS][blocks][4 gates][VL]  its products
-    Index chunk_step; // first step of the chunk
-    Index chunk_steps;
-};
-
-struct Forward {
-    const holdfast_lstm *p;
-    Schedule schedule;
-    Index blocks;
-    float *packed;   // [blocks][features + units][4 gates][VL]
-    float *bias;     // [blocks][4 gates][VL]
-    float *input[2]; // [rows] x (features) | h (units), input_stride apart; steps take turns
-    Index input_stride;
-    Index h_column; // where h begins: on a cache line
-    float *c;       // [blocks][rows][VL]
-    ForwardWorker *workers;
-    Barrier *barrier;
-};
-
-static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
-{
-    Arena arena = {base, 0};
-    f.p = p;
-    f.schedule = take_schedule(arena, p);
-    f.blocks = blocks_of(p);
-    f.packed = arena.take<float>(f.blocks * (p->features + p->units) * BLOCK_SUMS);
-    f.bias = arena.take<float>(f.blocks * BLOCK_SUMS);
-    f.h_column = round_up(p->features, 16);
-    f.input_stride = row_stride(f.h_column + f.blocks * VL);
-    for (float *&input : f.input) input = arena.take<float>(p->rows * f.input_stride);
-    f.c = arena.take<float>(f.blocks * p->rows * VL);
-    f.barrier = arena.take<Barrier>(1);
-    const Index workers = useful_workers(p);
-    f.workers = arena.take<ForwardWorker>(workers);
-    const Index hoisted = p->steps > 1 ? Index{HOISTED_ROWS} : 0;
-    for (Index w = 0; w < workers; ++w) {
-        ForwardWorker own = {};
-        own.y = arena.take<float *>(largest_index(p->rows, f.blocks));
-        own.sums = arena.take<float>(largest_index(TILE_ROWS, f.blocks) * BLOCK_SUMS);
-        own.x_rows = arena.take<float>(hoisted * p->features);
-        own.x_sums = arena.take<float>(hoisted * f.blocks * BLOCK_SUMS);
-        if (base) f.workers[w] = own;
-    }
-    return arena.used;
-}
-
-static inline bool too_short_to_pack(const holdfast_lstm *p)
-{
-    return p->steps == 1 && p->rows <= 2;
-}
-
-static void pack_share(const Forward &f, Index first, Index last)
-{
-    const holdfast_lstm *p = f.p;
-    for (Index block = first; block < last; ++block) {
-        float *panel = f.packed + block * (p->features + p->units) * BLOCK_SUMS;
-        if (!too_short_to_pack(p)) {
-            pack_block(panel, p->w_input, p->units, p->features, block);
-            pack_block(panel + p->features * BLOCK_SUMS, p->w_recurrent, p->units, p->units, block);
-        }
-        for (Index k = block * BLOCK_SUMS; k < (block + 1) * BLOCK_SUMS; ++k) {
-            const Index row = weight_row(k, p->units);
-            f.bias[k] = p->bias && row >= 0 ? p->bias[row] : 0.0f;
-        }
-    }
-}
-
-static void load_state(const Forward &f, const Share &share)
-{
-    const holdfast_lstm *p = f.p;
-    for (Index block = share.first_block; block < share.last_block; ++block)
-        for (Index place = share.first_place; place < share.last_place; ++place) {
-            const Index unit = block * VL, present = least_index(VL, p->units - unit);
-            const Index at = f.schedule.row[place] * p->units + unit;
-            store(f.input[0] + place * f.input_stride + f.h_column + unit,
-                  p->h0 ? load_part(p->h0 + at, present) : Vec{});
-            store(f.c + (block * p->rows + place) * VL, p->c0 ? load_part(p->c0 + at, present) : Vec{});
-        }
-}
+#include "forward_plan.h"
 
 // x of several steps times its weights, for the rows and units of this share.
 static void hoist(const Forward &f, ForwardWorker &own, const Share &share, Index step)
@@ -112,7 +20,7 @@ static void hoist(const Forward &f, ForwardWorker &own, const Share &share, Inde
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
             tile_of[BY_ROWS][count - 1][PANEL - 1](
                 {p->features, own.x_rows + first * p->features, p->features,
-                 f.packed + block * (p->features + p->units) * BLOCK_SUMS, BLOCK_SUMS, f.bias + block * BLOCK_SUMS, 0,
+                 f.packed + block * (p->features + h_width(p)) * BLOCK_SUMS, BLOCK_SUMS, f.bias + block * BLOCK_SUMS, 0,
                  own.x_sums + first * stride + block * BLOCK_SUMS, stride, nullptr, 0});
         }
 }
@@ -127,7 +35,7 @@ struct BlockRows {
 static inline void sums_packed(const Forward &f, const BlockRows &at, const float *x_sums)
 {
     const holdfast_lstm *p = f.p;
-    const Index done = x_sums ? p->features : 0, all = p->features + p->units;
+    const Index done = x_sums ? p->features : 0, all = p->features + h_width(p);
     const float *input = f.input[at.step & 1] + at.place * f.input_stride + f.h_column - p->features + done;
     const float *panel = f.packed + (at.block * all + done) * BLOCK_SUMS;
     const float *init = (x_sums ? x_sums : f.bias) + at.block * BLOCK_SUMS;
@@ -158,7 +66,7 @@ template <Index ROWS> static void sums_unpacked(const Forward &f, const BlockRow
             }
     };
     add(p->w_input, p->features, h - p->features);
-    add(p->w_recurrent, p->units, h);
+    add(p->w_recurrent, h_width(p), h);
     for (Index gate = 0; gate < GATES; ++gate)
         for (Index m = 0; m < ROWS; ++m) store(at.sums + m * BLOCK_SUMS + gate * VL, sums[gate][m]);
 }
@@ -178,16 +86,20 @@ static inline CellRows cells_of(const Forward &f, const BlockRows &at, float *co
 {
     const holdfast_lstm *p = f.p;
     const Index unit = at.block * VL;
+    float *input = f.input[(at.step + 1) & 1] + at.place * f.input_stride + f.h_column + unit;
     return {at.sums,
             f.c + (at.block * p->rows + at.place) * VL,
             VL,
-            f.input[(at.step + 1) & 1] + at.place * f.input_stride + f.h_column + unit,
-            f.input_stride,
-            y,
+            f.shown ? f.shown + at.place * f.shown_stride + unit : input,
+            f.shown ? f.shown_stride : f.input_stride,
+            f.shown ? nullptr : y,
             unit,
             least_index(VL, p->units - unit),
             p->kept ? kept_at(f.schedule, p, at.step, at.place, at.block) : nullptr,
-            f.blocks * KEPT_PER_UNIT * VL};
+            f.blocks * kept_per_unit(p) * VL,
+            &f.variant,
+            at.step,
+            f.schedule.row + at.place};
 }
 
 // Back and forth: what the last step read last is still in the cache when this one begins there.
@@ -206,7 +118,7 @@ static void rows_of_step(const Forward &f, ForwardWorker &own, const Share &shar
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
             const BlockRows at = {step, there_and_back(share, step, b), share.first_place + first, count, own.sums};
             sums_of(f, at, x_sums ? x_sums + first * f.blocks * BLOCK_SUMS : nullptr);
-            cells_forward(count, cells_of(f, at, own.y + first));
+            f.cells(count, cells_of(f, at, own.y + first));
         }
 }
 
@@ -226,7 +138,7 @@ static void row_of_step(const Forward &f, ForwardWorker &own, const Share &share
     CellRows cell = cells_of(f, {step, first, share.first_place, 1, own.sums}, own.y);
     cell.c_stride = p->rows * VL;
     cell.h_stride = VL;
-    cell.kept_stride = KEPT_PER_UNIT * VL;
+    cell.kept_stride = kept_per_unit(p) * VL;
     cell.unit = 0;
     cell.present = VL;
     cells_forward(whole, cell);
@@ -241,17 +153,57 @@ static void forward_step(const Forward &f, ForwardWorker &own, const Share &shar
     for (Index place = share.first_place; !x_sums && place < share.first_place + rows; ++place)
         memcpy(f.input[step & 1] + place * f.input_stride + f.h_column - p->features, x_at(f.schedule, p, place, step),
                sizeof(float) * static_cast<size_t>(p->features));
-    if (rows == 1)
+    if (rows == 1 && !p->cell)
         row_of_step(f, own, share, step, x_sums);
     else
         rows_of_step(f, own, share, step, rows, x_sums);
 }
 
-static void all_steps(const Forward &f, ForwardWorker &own, const Share &share, bool by_units, Index workers)
+// Some columns of a row's projected h: out, and through the mask.
+static void show_projected(const Forward &f, Index step, Index place, Index column, Index width, float *h)
+{
+    const holdfast_lstm *p = f.p;
+    const Index row = f.schedule.row[place];
+    float *y = y_at(f.schedule, p, place, step);
+    for (Index at = column; at < least_index(column + width * VL, h_width(p)); at += VL, h += VL) {
+        const Index present = least_index(VL, h_width(p) - at);
+        store_part(y + at, load(h), present);
+        if (!f.variant.h) continue;
+        store(f.variant.h + (at / VL * p->rows + place) * VL, load(h));
+        store(h, load(h) * load_part(p->cell->h_mask + row * h_width(p) + at, present));
+    }
+}
+
+// h = P (o * tanh(c)) for the rows of this share and some panels of outputs.
+static void project(const Forward &f, const Share &share, Index step, Index first_panel, Index last_panel)
+{
+    const holdfast_lstm *p = f.p;
+    const Index rows = least_index(share.last_place, f.schedule.active[step]) - share.first_place;
+    const Index tiles = pieces(largest_index(rows, 0), TILE_ROWS);
+    const Vec zeros[PANEL] = {};
+    for (Index panel = first_panel; panel < last_panel; ++panel) {
+        const Index width = f.projection.width(panel), column = f.projection.first(panel) * VL;
+        for (Index t = 0; t < tiles; ++t) {
+            const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
+            const Index place = share.first_place + first;
+            float *h = f.input[(step + 1) & 1] + place * f.input_stride + f.h_column + column;
+            tile_of[BY_ROWS][count - 1][width - 1]({p->units, f.shown + place * f.shown_stride, f.shown_stride,
+                                                    f.projection.at(panel), width * VL,
+                                                    reinterpret_cast<const float *>(zeros), 0, h, f.input_stride,
+                                                    nullptr, 0});
+            for (Index m = 0; m < count; ++m) show_projected(f, step, place + m, column, width, h + m * f.input_stride);
+        }
+    }
+}
+
+static void all_steps(const Forward &f, ForwardWorker &own, const Share &share, bool by_units, Index worker,
+                      Index workers)
 {
     const holdfast_lstm *p = f.p;
     const Index most = share.last_place - share.first_place;
     const bool hoisted = p->steps > 1 && most > 0 && (by_units || most <= HOIST_ROWS);
+    const Index panels = f.projection.count, first_panel = by_units ? border(panels, workers, worker) : 0;
+    const Index last_panel = by_units ? border(panels, workers, worker + 1) : panels;
     const float *x_sums = nullptr;
     own.chunk_step = own.chunk_steps = 0;
     for (Index step = 0; step < p->steps; ++step) {
@@ -267,26 +219,9 @@ static void all_steps(const Forward &f, ForwardWorker &own, const Share &share, 
             forward_step(f, own, share, step, nullptr);
         }
         if (by_units) wait_for_all(f.barrier, workers);
-    }
-}
-
-// The last states, and zeros past each row's length; packed there is nothing past it.
-static void finish(const Forward &f, const Share &share)
-{
-    const holdfast_lstm *p = f.p;
-    const Schedule &s = f.schedule;
-    const Index first = share.first_block * VL, last = least_index(share.last_block * VL, p->units);
-    if (first >= last) return;
-    const size_t bytes = sizeof(float) * static_cast<size_t>(last - first);
-    for (Index place = share.first_place; place < share.last_place; ++place) {
-        const Index row = s.row[place], length = s.length[place];
-        for (Index block = share.first_block; block < share.last_block; ++block)
-            store_part(p->c_last + row * p->units + block * VL, load(f.c + (block * p->rows + place) * VL),
-                       least_index(VL, p->units - block * VL));
-        memcpy(p->h_last + row * p->units + first, f.input[length & 1] + place * f.input_stride + f.h_column + first,
-               bytes);
-        for (Index time = length; !p->packed && time < p->steps; ++time)
-            memset(p->y + time * p->y_step + row * p->y_row + first, 0, bytes);
+        if (!f.shown) continue;
+        project(f, share, step, first_panel, last_panel);
+        if (by_units) wait_for_all(f.barrier, workers);
     }
 }
 
@@ -300,10 +235,12 @@ static void forward_worker(void *job, Index worker, Index workers)
                                  : Share{place_border(f.schedule, p, workers, worker),
                                          place_border(f.schedule, p, workers, worker + 1), 0, f.blocks};
     pack_share(f, first_block, last_block);
+    if (f.shown) pack_projection(f.projection, p, worker, workers);
     load_state(f, share);
     wait_for_all(f.barrier, workers);
-    all_steps(f, f.workers[worker], share, by_units, workers);
-    finish(f, share);
+    all_steps(f, f.workers[worker], share, by_units, worker, workers);
+    finish_cells(f, share);
+    finish_outputs(f, share);
 }
 
 static Outcome forward(const holdfast_lstm *p)

@@ -4,17 +4,22 @@
 
 #include "layout.h"
 
+struct Variant; // see variants.h
+
 struct CellRows {
     float *sums; // [rows][4 gates][VL]  before the activation; overwritten
     float *c;    // [rows], c_stride apart: [VL] in: one step before, out: now
     Index c_stride;
-    float *h; // [rows], h_stride apart: what the next step multiplies
+    float *h; // [rows], h_stride apart: what the next step multiplies, or the projection
     Index h_stride;
     float *const *y; // [rows] where each row's output of this step begins
     Index unit;      // the block's first unit
     Index present;   // its units that are no padding
     float *kept;     // [rows], kept_stride apart: [i f g o c][VL]; or nullptr
     Index kept_stride;
+    const Variant *variant; // nullptr: the plain cell, which does not read on
+    Index step;
+    const Index *row; // [rows] whose they are
 };
 
 // Two short loops instead of one long: the four gates of a row do not wait for each other, but tanh(c) waits for all of
@@ -54,11 +59,16 @@ struct CellGradients {
     const float *kept;     // [blocks][i f g o c][VL]
     const float *c_before; // [blocks], c_stride apart: [VL]
     Index c_stride;
+    const float *n_before; // like c_before; of the exponential cell only
     const float *y;  // [units] h of this step
     const float *dy; // [units], or nullptr
     const float *dh; // [blocks][VL] from the step after
     float *dc;       // [blocks][VL] in: from the step after, out: for the step before
     float *dgates;   // [blocks][4 gates][VL] before the activation
+    const Variant *variant; // nullptr: the plain cell, which does not read on
+    Index unit;             // the first block's first
+    Index step, row;
+    Index state; // where this row's state begins in the variant's own buffers
 };
 
 // With h = o tanh(c), the gradients need tanh(c) only as h / o, which is cheaper than a second tanh. sigmoid() never
@@ -66,7 +76,7 @@ struct CellGradients {
 static inline void block_backward(const CellGradients &cell, Index block, Index present)
 {
     const Vec one = splat(1.0f);
-    const float *kept = cell.kept + block * KEPT_PER_UNIT * VL, *y = cell.y + block * VL;
+    const float *kept = cell.kept + block * 5 * VL, *y = cell.y + block * VL;
     const Vec i = load(kept), f = load(kept + VL), g = load(kept + 2 * VL), o = load(kept + 3 * VL);
     const Vec h = present == VL ? load(y) : load_part(y, present);
     Vec dh = load(cell.dh + block * VL);
@@ -81,15 +91,20 @@ static inline void block_backward(const CellGradients &cell, Index block, Index 
     store(cell.dc + block * VL, dc * f);
 }
 
+// Padding must stay zero: an Inf in x makes NaN of its sums, and the products run over it.
+static inline void clear_padding(const CellGradients &cell, Index blocks, Index present_in_last)
+{
+    float *to = cell.dgates + (blocks - 1) * BLOCK_SUMS;
+    for (Index gate = 0; gate < GATES; ++gate)
+        for (Index n = present_in_last; n < VL; ++n) to[gate * VL + n] = 0.0f;
+}
+
 static inline void cells_backward(const CellGradients &cell, Index blocks, Index present_in_last)
 {
     for (Index block = 0; block + 1 < blocks; ++block) block_backward(cell, block, VL);
     if (blocks == 0) return;
     block_backward(cell, blocks - 1, present_in_last);
-    // Padding must stay zero: an Inf in x makes NaN of its sums, and the products run over it.
-    float *to = cell.dgates + (blocks - 1) * BLOCK_SUMS;
-    for (Index gate = 0; gate < GATES; ++gate)
-        for (Index n = present_in_last; n < VL; ++n) to[gate * VL + n] = 0.0f;
+    clear_padding(cell, blocks, present_in_last);
 }
 
 #endif

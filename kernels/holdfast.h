@@ -29,11 +29,37 @@
 
 #include <stdint.h>
 
-#define HOLDFAST_ABI 2
+#define HOLDFAST_ABI 3
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Variants of the cell. Several may be set; EXPONENTIAL stands alone.
+ *
+ *   PEEPHOLE     (Gers & Schmidhuber 2000)     the sums of i and f get pi * c' and pf * c', that of o gets po * c
+ *   COUPLED      (Greff et al. 2017, CIFG)     i = 1 - f; the weights' rows of i must be finite and count for nothing
+ *   EXPONENTIAL  (Beck et al. 2024, sLSTM)     i = exp(.), f = sigmoid(.), a normaliser n and a stabiliser m beside c:
+ *       m = max(log f + m', i~)  or i~ where n' = 0        n = exp(log f + m' - m) n' + exp(i~ - m)
+ *       c = exp(log f + m' - m) c' + exp(i~ - m) g         h = o * c / n
+ *     c0, c_last and their gradients then hold [3, rows, units]: c, n, m. m cancels in h: the gradient
+ *       takes it for a constant, and that of m_last is not read.
+ */
+enum { HOLDFAST_PEEPHOLE = 1, HOLDFAST_COUPLED = 2, HOLDFAST_EXPONENTIAL = 4 };
+
+typedef struct holdfast_cell { /* what makes the cell of a layer another than the plain one */
+    int64_t kind;          /* bits of the above */
+    const float *peephole; /* [3*units] pi, pf, po, with PEEPHOLE */
+    const float *h_mask;   /* [rows, units] h' is multiplied by it before R (Gal & Ghahramani 2016), or NULL for one;
+                              with a projection [rows, projected] */
+    /* Zoneout (Krueger et al. 2017): with these probabilities a unit keeps its h or its c of the step before. */
+    float zoneout_h, zoneout_c;
+    int64_t drawn; /* non-zero: drawn by a counter-based generator from (seed, step, row, unit); 0: their expectation */
+    uint64_t seed;
+    const float *projection; /* P [projected, units] (Sak et al. 2014): h = P (o * tanh(c)), or NULL; h0, y, h_last and
+                                R's columns are then `projected` wide */
+    int64_t projected;
+} holdfast_cell;
 
 typedef struct holdfast_lstm { /* one layer, one direction */
     int64_t steps, rows, features, units;
@@ -44,6 +70,7 @@ typedef struct holdfast_lstm { /* one layer, one direction */
     const float *w_input;     /* [4*units, features] */
     const float *w_recurrent; /* [4*units, units] */
     const float *bias;        /* [4*units], or NULL for zero */
+    const holdfast_cell *cell; /* or NULL for the plain cell */
     const float *h0, *c0;     /* [rows, units], or NULL for zero */
     const int64_t *lengths;   /* [rows], or NULL: every row has `steps` */
     int64_t packed;           /* x, y, dy and dx are packed */
@@ -64,6 +91,8 @@ typedef struct holdfast_lstm_gradients {
     float *dw_recurrent; /* [4*units, units] */
     float *dbias;        /* [4*units] */
     float *dh0, *dc0;    /* [rows, units] */
+    float *dpeephole;    /* [3*units] */
+    float *dprojection;  /* [projected, units] */
 } holdfast_lstm_gradients;
 
 #if defined(__GNUC__)

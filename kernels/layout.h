@@ -9,7 +9,7 @@
 
 #include "tile.h"
 
-enum : Index { GATES = 4, BLOCK_SUMS = GATES * VL, KEPT_PER_UNIT = 5, KEPT_HEADER = 16 };
+enum : Index { GATES = 4, BLOCK_SUMS = GATES * VL, KEPT_HEADER = 16 };
 
 static inline Index round_up(Index n, Index to)
 {
@@ -33,6 +33,34 @@ static inline Index row_stride(Index floats)
 static inline Index blocks_of(const holdfast_lstm *p)
 {
     return pieces(p->units, VL);
+}
+
+static inline bool is_kind(const holdfast_lstm *p, int64_t kind)
+{
+    return p->cell && (p->cell->kind & kind);
+}
+
+static inline bool projects(const holdfast_lstm *p)
+{
+    return p->cell && p->cell->projection;
+}
+
+// How wide h is, and with it R and y.
+static inline Index h_width(const holdfast_lstm *p)
+{
+    return projects(p) ? p->cell->projected : p->units;
+}
+
+// Whether what R multiplies is not all of h: then h is remembered beside it.
+static inline bool h_stands_apart(const holdfast_lstm *p)
+{
+    return p->cell && (p->cell->h_mask || p->cell->zoneout_h > 0.0f);
+}
+
+// Vectors kept for the backward pass per block of units: see variants.h for the seven.
+static inline Index kept_per_unit(const holdfast_lstm *p)
+{
+    return is_kind(p, HOLDFAST_EXPONENTIAL) ? 7 : 5;
 }
 
 // Hands out pieces of the scratch; with base = nullptr it only counts.
@@ -129,28 +157,28 @@ static inline float *y_at(const Schedule &s, const holdfast_lstm *p, Index place
     return p->y + row_step_at(s, p, place, step, p->y_step, p->y_row);
 }
 
-// kept: a header, then for every step [place][block][i f g o c][VL].
+// kept: a header, then for every step [place][block][kept_per_unit: i f g o c ...][VL].
 static inline Index kept_floats(const holdfast_lstm *p)
 {
-    return KEPT_HEADER + total_steps(p) * blocks_of(p) * KEPT_PER_UNIT * VL;
+    return KEPT_HEADER + total_steps(p) * blocks_of(p) * kept_per_unit(p) * VL;
 }
 
 static inline float *kept_at(const Schedule &s, const holdfast_lstm *p, Index step, Index place, Index block)
 {
     const Index before = (s.offset[step] + place) * blocks_of(p) + block;
-    return p->kept + KEPT_HEADER + before * KEPT_PER_UNIT * VL;
+    return p->kept + KEPT_HEADER + before * kept_per_unit(p) * VL;
 }
 
 static inline void sign_kept(const holdfast_lstm *p)
 {
-    const Index facts[5] = {VL, p->steps, p->rows, p->units, total_steps(p)};
-    for (int i = 0; i < 5; ++i) p->kept[i] = static_cast<float>(facts[i]);
+    const Index facts[6] = {VL, p->steps, p->rows, p->units, total_steps(p), kept_per_unit(p)};
+    for (int i = 0; i < 6; ++i) p->kept[i] = static_cast<float>(facts[i]);
 }
 
 static inline bool kept_is_ours(const holdfast_lstm *p)
 {
-    const Index facts[5] = {VL, p->steps, p->rows, p->units, total_steps(p)};
-    for (int i = 0; i < 5; ++i)
+    const Index facts[6] = {VL, p->steps, p->rows, p->units, total_steps(p), kept_per_unit(p)};
+    for (int i = 0; i < 6; ++i)
         if (p->kept[i] != static_cast<float>(facts[i])) return false;
     return true;
 }
@@ -168,7 +196,7 @@ enum : Index { MOST_ROWS_BY_UNITS = 64, LEAST_BYTES_BY_UNITS = 96 * 1024 };
 // cores have to read: some 0.1 MB per worker must be saved for that to pay.
 static inline bool cut_by_units(const holdfast_lstm *p, Index workers)
 {
-    const Index weight_bytes = 4 * GATES * p->units * p->units;
+    const Index weight_bytes = 4 * GATES * p->units * h_width(p);
     return workers > 1 && p->steps > 1 && p->rows < 3 * workers && p->rows <= MOST_ROWS_BY_UNITS &&
            weight_bytes / workers >= LEAST_BYTES_BY_UNITS;
 }
@@ -176,7 +204,7 @@ static inline bool cut_by_units(const holdfast_lstm *p, Index workers)
 static inline Index useful_workers(const holdfast_lstm *p)
 {
     // A region costs about a microsecond to enter, and more on a busy machine: below ~4 MFLOP one core does it alone.
-    const double flops = 8.0 * static_cast<double>(p->steps * p->rows) * p->units * (p->features + p->units);
+    const double flops = 8.0 * static_cast<double>(p->steps * p->rows) * p->units * (p->features + h_width(p));
     if (flops < 4e6 || p->threads < 1) return 1;
     if (cut_by_units(p, p->threads)) return p->threads;
     return least_index(p->threads, largest_index(p->rows, 1));

@@ -103,4 +103,27 @@ static void pack_panel(const Panels &panels, Index panel, const float *weights, 
     }
 }
 
+// The projection [projected, units], forwards: panels of outputs, each [unit][its outputs].
+static void pack_projection(const Panels &panels, const holdfast_lstm *p, Index worker, Index workers)
+{
+    const Index outputs = p->cell->projected;
+    for (Index panel = worker; panel < panels.count; panel += workers)
+        for (Index v = 0; v < panels.width(panel); ++v)
+            for_each_column(p->cell->projection, outputs, p->units, panels.first(panel) + v, 0, [&](Index k, Vec w) {
+                store(panels.at(panel) + (k * panels.width(panel) + v) * VL, w);
+            });
+}
+
+// A matrix of panels.depth rows, as it lies: panels of its columns.
+static void pack_columns(const Panels &panels, const float *weights, Index columns, Index worker, Index workers)
+{
+    for (Index panel = worker; panel < panels.count; panel += workers) {
+        const Index width = panels.width(panel), first = panels.first(panel);
+        for (Index k = 0; k < panels.depth; ++k)
+            for (Index v = 0; v < width; ++v)
+                store(panels.at(panel) + (k * width + v) * VL,
+                      load_part(weights + k * columns + (first + v) * VL, least_index(VL, columns - (first + v) * VL)));
+    }
+}
+
 #endif

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from holdfast.engine import native
-from holdfast.engine.reference import State, Weights
+from holdfast.engine.cells import PLAIN, State, Variant, Weights
 from holdfast.engine.reference import lstm as reference_lstm
 
 needs_native = pytest.mark.skipif(not native.available(), reason=f"no native engine: {native.why_not()}")
@@ -35,9 +35,15 @@ class Case:
     dy: Tensor | None  # [time, batch, hidden]
     dh: Tensor | None
     dc: Tensor | None
+    projection: Tensor | None = None
+    peephole: Tensor | None = None
+    variant: Variant = PLAIN
+
+    def weights(self) -> Weights:
+        return Weights(self.w, self.r, self.b, self.projection, self.peephole)
 
     def inputs(self) -> list[Tensor]:
-        return [t for t in (self.x, self.w, self.r, self.b, self.h0, self.c0) if t is not None]
+        return [t for t in (self.x, self.h0, self.c0, *self.weights()) if t is not None]
 
     def packed(self) -> "Case":
         """The same case with x and dy in the layout of a PackedSequence."""
@@ -52,8 +58,12 @@ class Case:
             return None if t is None else t.index_select(axis, torch.tensor(chosen))
 
         x = self.x.index_select(1, torch.tensor(chosen))
-        h0, c0, dh, dc = (of(t, 0) for t in (self.h0, self.c0, self.dh, self.dc))
-        return replace(self, x=x, h0=h0, c0=c0, lengths=of(self.lengths, 0), dy=of(self.dy, 1), dh=dh, dc=dc)
+        h0, dh, mask = (of(t, 0) for t in (self.h0, self.dh, self.variant.h_mask))
+        c0, dc = (of(t, -2) for t in (self.c0, self.dc))  # the exponential cell has an axis in front
+        variant = self.variant._replace(h_mask=mask)
+        return replace(
+            self, x=x, h0=h0, c0=c0, lengths=of(self.lengths, 0), dy=of(self.dy, 1), dh=dh, dc=dc, variant=variant
+        )
 
 
 def make(
@@ -98,40 +108,66 @@ def packed(t: Tensor, lengths: Tensor | None) -> Tensor:
     return t[:, order][torch.arange(t.shape[0]).unsqueeze(1) < lengths[order]]
 
 
-NAMES = ("y", "h_last", "c_last", "dx", "dw_input", "dw_recurrent", "dbias", "dh0", "dc0")
+NAMES = ("y", "h_last", "c_last", "dx", "dh0", "dc0", "dw_input", "dw_recurrent", "dbias", "dprojection", "dpeephole")
 
 
 def run(case: Case, threads: int = 1) -> dict[str, Tensor]:
     torch.set_num_threads(threads)
     c = case
-    y, h, cell, kept = native.forward(c.x, c.w, c.r, c.b, c.h0, c.c0, c.lengths, reverse=c.reverse, keep=True)
-    grads = native.backward(
-        c.dy, c.dh, c.dc, c.x, c.w, c.r, c.h0, c.c0, c.lengths, y, kept, reverse=c.reverse, need_x=True
+    y, h, cell, kept = native.forward(
+        c.x, c.weights(), c.h0, c.c0, c.lengths, reverse=c.reverse, keep=True, variant=c.variant
     )
-    return {name: value for name, value in zip(NAMES, (y, h, cell, *grads), strict=True) if value is not None}
+    assert kept is not None
+    found = native.backward(
+        (c.dy, c.dh, c.dc),
+        c.x,
+        c.weights(),
+        c.h0,
+        c.c0,
+        c.lengths,
+        y,
+        kept,
+        reverse=c.reverse,
+        need_x=True,
+        variant=c.variant,
+    )
+    all_of_them = (y, h, cell, found.x, found.h0, found.c0, *found.weights)
+    return {name: value for name, value in zip(NAMES, all_of_them, strict=True) if value is not None}
 
 
 def truth(case: Case) -> dict[str, Tensor]:
     """The reference in float64, gradients by autograd. A missing bias or state is a zero one."""
-    time, batch, _ = case.x.shape
-    hidden = case.r.shape[1]
+    hidden, width = case.w.shape[0] // 4, case.r.shape[1]
+    batch = case.x.shape[1]
 
     def leaf(t: Tensor | None, *shape: int) -> Tensor:
         return (torch.zeros(shape) if t is None else t).double().requires_grad_()
 
-    leaves = [leaf(case.x), leaf(case.w), leaf(case.r), leaf(case.b, 4 * hidden), leaf(case.h0, batch, hidden)]
-    leaves.append(leaf(case.c0, batch, hidden))
-    x, w, r, b, h0, c0 = leaves
-    y, last = reference_lstm(x, Weights(w, r, b), State(h0, c0), lengths=case.lengths, reverse=case.reverse)
-    shapes = ((time, batch, hidden), (batch, hidden), (batch, hidden))
-    outer = [
-        (torch.zeros(shape) if g is None else g).double()
-        for g, shape in zip((case.dy, case.dh, case.dc), shapes, strict=True)
+    memory = (3, batch, hidden) if case.variant.exponential else (batch, hidden)
+    bias = leaf(case.b, 4 * hidden)
+    more = [None if t is None else leaf(t) for t in (case.projection, case.peephole)]
+    leaves = [
+        leaf(case.x),
+        leaf(case.h0, batch, width),
+        leaf(case.c0, *memory),
+        leaf(case.w),
+        leaf(case.r),
+        bias,
+        *more,
     ]
-    outs = [(o, g) for o, g in zip((y, *last), outer, strict=True) if o.requires_grad]
-    grads = torch.autograd.grad([o for o, _ in outs], leaves, [g for _, g in outs], allow_unused=True)
-    found = [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)]
-    return dict(zip(NAMES, (y.detach(), last.h.detach(), last.c.detach(), *found), strict=True))
+    x, h0, c0, *weights = leaves
+    mask = case.variant.h_mask
+    variant = case.variant._replace(h_mask=None if mask is None else mask.double())
+    y, last = reference_lstm(
+        x, Weights(*weights), State(h0, c0), lengths=case.lengths, reverse=case.reverse, variant=variant
+    )
+    given = [(out, g) for out, g in zip((y, *last), (case.dy, case.dh, case.dc), strict=True) if g is not None]
+    outs = [(out, g.double()) for out, g in given if out.requires_grad]
+    asked = [leaf for leaf in leaves if leaf is not None]
+    grads = torch.autograd.grad([o for o, _ in outs], asked, [g for _, g in outs], allow_unused=True)
+    found = {id(leaf): torch.zeros_like(leaf) if g is None else g for leaf, g in zip(asked, grads, strict=True)}
+    values = [y.detach(), last.h.detach(), last.c.detach(), *(found.get(id(leaf)) for leaf in leaves)]
+    return {name: value for name, value in zip(NAMES, values, strict=True) if value is not None}
 
 
 def agree(case: Case, got: dict[str, Tensor], tolerance: float = TOLERANCE) -> None:
@@ -144,4 +180,6 @@ def agree(case: Case, got: dict[str, Tensor], tolerance: float = TOLERANCE) -> N
 
 def same_bits(one: dict[str, Tensor], other: dict[str, Tensor], names: tuple[str, ...] = NAMES) -> None:
     for name in names:
+        if name not in one and name not in other:
+            continue
         assert torch.equal(one[name], other[name]), f"{name}: {(one[name] - other[name]).abs().max()}"

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.engine import native
+from holdfast.engine import library, native
+from holdfast.engine.cells import Weights
 
-from .single_layer import ISAS, NAMES, Case, agree, make, needs_native, run, same_bits
+from .single_layer import ISAS, Case, agree, make, needs_native, run, same_bits
 
 pytestmark = needs_native
 
@@ -50,7 +51,7 @@ def test_same_bits_alone_and_in_a_batch(isa: str, ragged: bool) -> None:
 def test_same_bits_with_and_without_keeping(isa: str) -> None:
     native.use_isa(isa)
     case = make(9, 5, 10, 33, ragged=True)
-    inputs = (case.x, case.w, case.r, case.b, case.h0, case.c0, case.lengths)
+    inputs = (case.x, case.weights(), case.h0, case.c0, case.lengths)
     *kept, _ = native.forward(*inputs, reverse=False, keep=True)
     *not_kept, nothing = native.forward(*inputs, reverse=False, keep=False)
     assert nothing is None
@@ -78,20 +79,21 @@ def test_poison_stays_in_its_row(isa: str, poison: float, hidden: int) -> None:
 
 def test_backward_twice_gives_the_same() -> None:
     c = make(9, 4, 5, 20)
-    y, _, _, kept = native.forward(c.x, c.w, c.r, c.b, c.h0, c.c0, None, reverse=False, keep=True)
+    y, _, _, kept = native.forward(c.x, c.weights(), c.h0, c.c0, None, reverse=False, keep=True)
     one, two = (
-        native.backward(c.dy, c.dh, c.dc, c.x, c.w, c.r, c.h0, c.c0, None, y, kept, reverse=False, need_x=False)
+        native.backward((c.dy, c.dh, c.dc), c.x, c.weights(), c.h0, c.c0, None, y, kept, reverse=False, need_x=False)
         for _ in range(2)
     )
-    assert one[0] is None and two[0] is None
-    assert all(torch.equal(a, b) for a, b in zip(one[1:], two[1:], strict=True) if a is not None and b is not None)
+    assert one.x is None and two.x is None
+    pairs = zip((*one.weights[:3], one.h0, one.c0), (*two.weights[:3], two.h0, two.c0), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs if a is not None and b is not None)
 
 
 def test_kept_memory_is_used_again_only_once_nobody_holds_it() -> None:
     c = make(100, 16, 4, 64)
 
     def kept() -> Tensor:
-        return native.forward(c.x, c.w, c.r, c.b, None, None, None, reverse=False, keep=True)[3]
+        return native.forward(c.x, c.weights(), None, None, None, reverse=False, keep=True)[3]
 
     one, two = kept(), kept()
     assert one.data_ptr() != two.data_ptr()
@@ -113,7 +115,7 @@ def test_two_python_threads_at_once() -> None:
     def work(case: Case, answer: dict[str, Tensor]) -> None:
         for _ in range(20):
             got = run(case, 2)
-            wrong.extend(name for name in NAMES if not torch.equal(got[name], answer[name]))
+            wrong.extend(name for name in answer if not torch.equal(got[name], answer[name]))
 
     threads = [threading.Thread(target=work, args=pair) for pair in zip(cases, expected, strict=True)]
     for thread in threads:
@@ -128,10 +130,10 @@ def test_kept_of_another_instruction_set_is_refused() -> None:
         pytest.skip("this machine has one instruction set only")
     c = make(5, 3, 4, 16)  # 16 units: the sizes agree, so only the header tells
     native.use_isa(ISAS[0])
-    y, _, _, kept = native.forward(c.x, c.w, c.r, c.b, None, None, None, reverse=False, keep=True)
+    y, _, _, kept = native.forward(c.x, c.weights(), None, None, None, reverse=False, keep=True)
     native.use_isa(ISAS[-1])
     with pytest.raises(ValueError, match="kept"):
-        native.backward(c.dy, None, None, c.x, c.w, c.r, None, None, None, y, kept, reverse=False, need_x=False)
+        native.backward((c.dy, None, None), c.x, c.weights(), None, None, None, y, kept, reverse=False, need_x=False)
 
 
 def test_an_unknown_instruction_set_in_the_environment_is_named() -> None:
@@ -142,10 +144,10 @@ def test_an_unknown_instruction_set_in_the_environment_is_named() -> None:
 
 
 def test_a_library_of_another_abi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = next(path for path in native._library_paths() if path.exists())
-    monkeypatch.setattr(native, "_ABI", 1)
+    path = next(path for path in library._library_paths() if path.exists())
+    monkeypatch.setattr(library, "_ABI", 1)
     with pytest.raises(OSError, match=r"speaks ABI \d+, this Holdfast speaks 1"):
-        native._Library(path)
+        library.Library(path)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -154,7 +156,7 @@ def test_what_does_not_fit_is_refused() -> None:
     def call(
         x: Tensor = c.x, w: Tensor = c.w, r: Tensor = c.r, h0: Tensor | None = c.h0, lengths: Tensor | None = None
     ) -> None:
-        native.forward(x, w, r, c.b, h0, c.c0, lengths, reverse=False, keep=False)
+        native.forward(x, Weights(w, r, c.b), h0, c.c0, lengths, reverse=False, keep=False)
 
     call()
     with pytest.raises(ValueError, match=r"w_input .*\[28, 5\].*\[28, 4\]"):
@@ -178,6 +180,6 @@ def test_what_does_not_fit_is_refused() -> None:
         with pytest.raises(ValueError, match="length"):
             call(lengths=lengths)
         with pytest.raises(ValueError, match="length"):
-            native.forward(c.x, c.w, c.r, c.b, c.h0, c.c0, lengths, reverse=False, keep=True)
+            native.forward(c.x, c.weights(), c.h0, c.c0, lengths, reverse=False, keep=True)
     with pytest.raises(ValueError, match="avx9"):
         native.use_isa("avx9")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.engine import native
+from holdfast.engine.cells import Weights
 
 from .single_layer import ISAS, agree, make, needs_native, run, same_bits, truth
 
@@ -107,7 +108,7 @@ def test_activations_are_accurate(isa: str) -> None:
     native.use_isa(isa)
     v = torch.linspace(-30, 30, 6001)
     one_step = native.forward(
-        v.view(1, -1, 1), torch.ones(4, 1), torch.zeros(4, 1), None, None, None, None, reverse=False, keep=False
+        v.view(1, -1, 1), Weights(torch.ones(4, 1), torch.zeros(4, 1)), None, None, None, reverse=False, keep=False
     )
     d = v.double()
     expected = torch.sigmoid(d) * torch.tanh(torch.sigmoid(d) * torch.tanh(d))
@@ -171,5 +172,5 @@ def test_any_strides() -> None:
     )
     same_bits(expected, run(other))
     assert case.b is not None
-    y, *_ = native.forward(batch_first, case.w, case.r, case.b, None, None, None, reverse=False, keep=False)
+    y, *_ = native.forward(batch_first, case.weights(), None, None, None, reverse=False, keep=False)
     assert y.transpose(0, 1).is_contiguous()

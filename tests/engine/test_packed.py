@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 from holdfast.engine import LSTM, native, reference
+from holdfast.engine.cells import PLAIN, State, Weights
 from holdfast.engine.functional import run_native
-from holdfast.engine.reference import State, Weights
 
 from .single_layer import ISAS, Case, make, needs_native, packed, run, same_bits
 
@@ -103,9 +103,9 @@ def test_double_backward_is_the_references(reverse: bool) -> None:
     assert case.lengths is not None
     found: list[tuple[Tensor, ...]] = []
     for layer in (run_native, lambda *a: reference.lstm(*a[:3], lengths=a[3], reverse=a[4])):
-        x, w, r, b, h0, c0 = (t.clone().requires_grad_() for t in case.inputs())
+        x, h0, c0, w, r, b = (t.clone().requires_grad_() for t in case.inputs())
         inputs = x if layer is not run_native else packed(x, case.lengths)
-        y, last = layer(inputs, Weights(w, r, b), State(h0, c0), case.lengths, reverse)
+        y, last = layer(inputs, Weights(w, r, b), State(h0, c0), case.lengths, reverse, PLAIN)
         loss = y.pow(2).sum() + (last.h * last.c).sum()  # sums over the same row-steps, whatever their order
         first = torch.autograd.grad(loss, (x, w, h0), create_graph=True)
         found.append(torch.autograd.grad(sum(g.pow(2).sum() for g in first), (x, w, r, b, h0, c0)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import native
-from .reference import Weights
+from .cells import Variant, Weights
 
 Backend = Literal["native", "torch", "reference"]
 
@@ -32,22 +32,23 @@ TRANSFORM = Choice("reference", "a torch.func transform or forward-mode differen
 _calls: Counter[Choice] = Counter()
 
 
-def choose(x: Tensor, weights: Weights, lengths: Tensor | None) -> Choice:
+def choose(x: Tensor, weights: Weights, lengths: Tensor | None, variant: Variant) -> Choice:
     """The backend for one layer and direction."""
     if transforms_are_active():
         return TRANSFORM
-    obstacle = native_obstacle(x, weights.input, weights.projection is not None)
+    obstacle = native_obstacle(x, weights.input)
     if obstacle is None:
         return NATIVE
-    # torch's operator where it does the same; it has no ragged lengths.
-    return Choice("reference" if lengths is not None else "torch", obstacle)
+    # torch's operator where it does the same; it has neither ragged lengths nor variants.
+    plain = variant.is_plain() and weights.peephole is None
+    return Choice("torch" if plain and lengths is None else "reference", obstacle)
 
 
-def choose_for_stack(x: Tensor, w_input: Tensor, projected: bool) -> Choice:
+def choose_for_stack(x: Tensor, w_input: Tensor) -> Choice:
     """The backend for a whole stack of layers, by its first. torch's operator takes a stack in one piece."""
     if transforms_are_active():
         return TRANSFORM
-    obstacle = native_obstacle(x, w_input, projected)
+    obstacle = native_obstacle(x, w_input)
     return NATIVE if obstacle is None else Choice("torch", obstacle)
 
 
@@ -61,14 +62,12 @@ def transforms_are_active() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
 
 
-def native_obstacle(x: Tensor, w_input: Tensor, projected: bool) -> str | None:
+def native_obstacle(x: Tensor, w_input: Tensor) -> str | None:
     """Why the native kernels cannot take this call; None where they can."""
     if not x.is_cpu:
         return f"the input is on {x.device.type}"
     if x.dtype != torch.float32 or w_input.dtype != torch.float32:
         return f"the input is {x.dtype}".replace("torch.", "")
-    if projected:
-        return "the layer has a projection"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
     return None if native.available() else native.why_not()

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from . import native, reference
 from .backend import Choice, choose, count
-from .reference import State, Weights, zero_state
+from .cells import PLAIN, State, Variant, Weights
+from .reference import zero_state
 
 
 def lstm(
@@ -17,6 +18,7 @@ def lstm(
     *,
     lengths: Tensor | None = None,
     reverse: bool = False,
+    variant: Variant = PLAIN,
 ) -> tuple[Tensor, State]:
     """Run one LSTM layer in one direction over a batch of sequences.
 
@@ -38,9 +40,9 @@ def lstm(
         ValueError: a shape or a length does not fit; the message says which.
     """
     check(x, weights, lengths)
-    choice = choose(x, weights, lengths)
+    choice = choose(x, weights, lengths, variant)
     count(choice)
-    return run(choice, x, weights, state, lengths, reverse)
+    return run(choice, x, weights, state, lengths, reverse, variant)
 
 
 def run(
@@ -50,14 +52,15 @@ def run(
     state: State | tuple[Tensor, Tensor] | None,
     lengths: Tensor | None,
     reverse: bool,
+    variant: Variant = PLAIN,
 ) -> tuple[Tensor, State]:
     """`lstm` where the arguments are known to fit and the backend is chosen; the native one also takes x packed."""
     if choice.backend == "native":
-        return run_native(x, weights, state, lengths, reverse)
-    state = zero_state(x, weights) if state is None else State(*state)
+        return run_native(x, weights, state, lengths, reverse, variant)
+    state = zero_state(x, weights, variant) if state is None else State(*state)
     if choice.backend == "torch":
         return run_torch(x, weights, state, reverse)
-    return reference.lstm(x, weights, state, lengths=lengths, reverse=reverse)
+    return reference.lstm(x, weights, state, lengths=lengths, reverse=reverse, variant=variant)
 
 
 def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
@@ -80,18 +83,22 @@ def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
 
 
 def run_native(
-    x: Tensor, weights: Weights, state: State | tuple[Tensor, Tensor] | None, lengths: Tensor | None, reverse: bool
+    x: Tensor,
+    weights: Weights,
+    state: State | tuple[Tensor, Tensor] | None,
+    lengths: Tensor | None,
+    reverse: bool,
+    variant: Variant,
 ) -> tuple[Tensor, State]:
     """The C++ kernels, with autograd where a gradient will be asked for.
 
     x [time, batch, features]; or packed as in torch's PackedSequence, [sum of lengths, features], and so is then y.
     """
-    w, r, b, _ = weights
     h0, c0 = (None, None) if state is None else state
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, r, b, h0, c0)):
-        y, h, c = NativeLSTM.apply(x, w, r, b, h0, c0, lengths, reverse)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights, h0, c0)):
+        y, h, c = NativeLSTM.apply(lengths, reverse, variant, x, h0, c0, *weights)
     else:
-        y, h, c, _ = native.forward(x, w, r, b, h0, c0, lengths, reverse=reverse, keep=False)
+        y, h, c, _ = native.forward(x, weights, h0, c0, lengths, reverse=reverse, keep=False, variant=variant)
     return y, State(h, c)
 
 
@@ -100,45 +107,59 @@ class NativeLSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        x, w, r, b, h0, c0, lengths, reverse = args
-        y, h, c, kept = native.forward(x, w, r, b, h0, c0, lengths, reverse=reverse, keep=True)
-        ctx.save_for_backward(x, w, r, b, h0, c0, lengths, y, kept)
+        lengths, reverse, variant, x, h0, c0, *weights = args
+        y, h, c, kept = native.forward(
+            x, Weights(*weights), h0, c0, lengths, reverse=reverse, keep=True, variant=variant
+        )
+        ctx.save_for_backward(x, h0, c0, *weights, lengths, y, kept)
         ctx.set_materialize_grads(False)  # a gradient nobody asked for stays None and costs nothing
-        ctx.reverse = reverse
+        ctx.reverse, ctx.variant = reverse, variant
         return y, h, c
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True: the gradient must itself be differentiable
             return differentiable_backward(ctx, grads)
-        x, w, r, b, h0, c0, lengths, y, kept = ctx.saved_tensors
-        dy, dh, dc = grads
-        dx, dw, dr, db, dh0, dc0 = native.backward(
-            dy, dh, dc, x, w, r, h0, c0, lengths, y, kept, reverse=ctx.reverse, need_x=ctx.needs_input_grad[0]
+        x, h0, c0, *weights, lengths, y, kept = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[NOT_TENSORS:]
+        found = native.backward(
+            (grads[0], grads[1], grads[2]),
+            x,
+            Weights(*weights),
+            h0,
+            c0,
+            lengths,
+            y,
+            kept,
+            reverse=ctx.reverse,
+            need_x=wanted[0],
+            variant=ctx.variant,
         )
-        wanted = ctx.needs_input_grad
-        found = (dx, dw, dr, None if b is None else db, dh0, dc0)
-        return *(d if want else None for d, want in zip(found, wanted, strict=False)), None, None
+        flat = (found.x, found.h0, found.c0, *found.weights)
+        return *(None,) * NOT_TENSORS, *(d if want else None for d, want in zip(flat, wanted, strict=True))
+
+
+NOT_TENSORS = 3  # arguments of NativeLSTM before the first that may have a gradient
 
 
 def differentiable_backward(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     """The gradient as a graph: the reference computes the forward pass again, and autograd does the rest."""
-    x, w, r, b, h0, c0, lengths, _, _ = ctx.saved_tensors
-    inputs = [x, w, r, b, h0, c0]
+    *inputs, lengths, _, _ = ctx.saved_tensors
+    x, h0, c0, *weights = inputs
     state = None if h0 is None else State(h0, c0)
     again = reference.lstm_packed if x.dim() == 2 else reference.lstm
-    y, last = again(x, Weights(w, r, b), state, lengths=lengths, reverse=ctx.reverse)
+    y, last = again(x, Weights(*weights), state, lengths=lengths, reverse=ctx.reverse, variant=ctx.variant)
     pairs = [(out, grad) for out, grad in zip((y, *last), grads, strict=True) if grad is not None and out.requires_grad]
-    wanted = [n for n in range(len(inputs)) if ctx.needs_input_grad[n]]
+    wanted = [n for n in range(len(inputs)) if ctx.needs_input_grad[NOT_TENSORS + n]]
     outs, outs_grads = [out for out, _ in pairs], [grad for _, grad in pairs]
     found = torch.autograd.grad(outs, [inputs[n] for n in wanted], outs_grads, create_graph=True, allow_unused=True)
     by_place = dict(zip(wanted, found, strict=True))
-    return tuple(by_place.get(n) for n in range(8))
+    return *(None,) * NOT_TENSORS, *(by_place.get(n) for n in range(len(inputs)))
 
 
 def run_torch(x: Tensor, weights: Weights, state: State, reverse: bool) -> tuple[Tensor, State]:
     """torch's own operator, for one layer and direction. Backwards in time is forwards on the flipped sequence."""
-    w, r, b, p = weights
+    w, r, b, p, _ = weights
     flat = [w, r]
     if b is not None:
         flat += [b, torch.zeros_like(b)]  # torch wants two biases

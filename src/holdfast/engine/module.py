@@ -58,7 +58,7 @@ class LSTM(nn.LSTM):
         tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         if tracing or not isinstance(x, Tensor):
             return None
-        choice = backend.choose_for_stack(x, getattr(self, self._all_weights[0][0]), self.proj_size > 0)
+        choice = backend.choose_for_stack(x, getattr(self, self._all_weights[0][0]))
         if choice.backend == "reference" and packed:
             choice = backend.Choice("torch", choice.reason)
         in_one_piece = choice.backend == "torch"

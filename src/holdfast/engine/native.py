@@ -5,155 +5,25 @@ never a stray read there.
 """
 
 import ctypes
-import os
 import struct
-import sys
 import threading
-import time
-from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-import holdfast
-
+from .cells import PLAIN, Variant, Weights
+from .library import available, isa, isas, loaded, peak_flops, use_isa, why_not
 from .pages import Pool, Scratch
 
-_ABI: Final = 2
-_ISAS: Final = ("generic", "avx2", "avx512")
+__all__ = ["available", "backward", "forward", "isa", "isas", "peak_flops", "use_isa", "why_not"]
 
-# The two argument structures of holdfast.h, all of whose fields are 64 bits wide.
-_LSTM: Final = struct.Struct("@23q")
+# The argument structures of holdfast.h, all of whose fields are 64 bits wide but for the two probabilities.
+_LSTM: Final = struct.Struct("@24q")
 _BUFFERS: Final = struct.Struct("@2q")
-_GRADIENTS: Final = struct.Struct("@13q")
-
-
-class _Library:
-    """The loaded library and its entries, argument types declared once."""
-
-    def __init__(self, path: Path) -> None:
-        self.dll = ctypes.CDLL(str(path))
-        self.forward = self._entry("holdfast_lstm_forward", ctypes.c_void_p)
-        self.backward = self._entry("holdfast_lstm_backward", ctypes.c_void_p, ctypes.c_void_p)
-        self.burn = self._entry("holdfast_burn", ctypes.c_int64, ctypes.c_int64)
-        self.kept_floats = self._entry("holdfast_kept_floats", ctypes.c_void_p)
-        self.scratch_bytes = self._entry("holdfast_scratch_bytes", ctypes.c_void_p, ctypes.c_int64)
-        self.use_isa = self._entry("holdfast_use_isa", ctypes.c_char_p)
-        self.has_isa = self._entry("holdfast_has_isa", ctypes.c_char_p)
-        self.isa = self._entry("holdfast_isa", result=ctypes.c_char_p)
-        self.error = self._entry("holdfast_error", ctypes.c_int64, result=ctypes.c_char_p)
-        abi = self._entry("holdfast_abi")()
-        if abi != _ABI:
-            raise OSError(f"{path} speaks ABI {abi}, this Holdfast speaks {_ABI}: reinstall holdfast")
-        wanted = os.environ.get("HOLDFAST_ISA")
-        if wanted and self.isa().decode() != wanted:
-            raise OSError(f"HOLDFAST_ISA={wanted} is not an instruction set of this CPU and this build")
-        self._borrow_team()
-
-    def _entry(self, name: str, *arguments: type, result: type = ctypes.c_int64) -> "ctypes._NamedFuncPointer":  # pyright: ignore[reportPrivateUsage]
-        entry = self.dll[name]
-        entry.argtypes = arguments
-        entry.restype = result
-        return entry
-
-    def _borrow_team(self) -> None:
-        """Use the OpenMP runtime that torch has mapped. A second one in the process would fight it (pytorch#98836)."""
-        names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-        for path in _mapped_openmp():
-            try:
-                runtime = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
-                addresses = [ctypes.cast(runtime[name], ctypes.c_void_p) for name in names]
-            except (OSError, AttributeError):
-                continue
-            borrow = self.dll["holdfast_borrow_team"]
-            borrow.argtypes = [ctypes.c_void_p] * 3
-            borrow.restype = None
-            borrow(*addresses)
-            return
-
-
-def _mapped_openmp() -> list[str]:
-    """Paths of the OpenMP runtimes in this process, torch's own first."""
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
-        return []
-    mapped = {line.split()[-1] for line in maps.read_text().splitlines() if "/" in line}
-    found = [path for path in mapped if Path(path).name.startswith(("libgomp", "libiomp", "libomp"))]
-    return sorted(found, key=lambda path: ("torch" not in path, path))
-
-
-def _library_paths() -> list[Path]:
-    """Where the library may lie: an editable install keeps it in site-packages while the sources stay elsewhere."""
-    named = os.environ.get("HOLDFAST_LIBRARY")
-    if named:
-        return [Path(named)]
-    name = {"darwin": "libholdfast.dylib", "win32": "holdfast.dll"}.get(sys.platform, "libholdfast.so")
-    return [Path(folder) / name for folder in holdfast.__path__]
-
-
-_library: _Library | None = None
-_problem: str | None = None
-
-
-def _load() -> _Library | None:
-    """Load at the first call; two threads doing so at once load the same thing twice, which is harmless."""
-    global _library, _problem
-    if _library is None and _problem is None:
-        paths = _library_paths()
-        present = [path for path in paths if path.exists()]
-        if not present:
-            _problem = "no native library at " + " or ".join(map(str, paths)) + " (installed without a C++ compiler?)"
-            return None
-        try:
-            _library = _Library(present[0])
-        except (OSError, AttributeError) as error:
-            _problem = f"the native library does not load: {error}"
-    return _library
-
-
-def _loaded() -> _Library:
-    library = _library or _load()
-    if library is None:
-        raise RuntimeError(why_not())
-    return library
-
-
-def available() -> bool:
-    return _load() is not None
-
-
-def why_not() -> str:
-    """Why the native engine is not available, in words; empty when it is."""
-    return "" if available() else str(_problem)
-
-
-def isa() -> str:
-    """The instruction set in use."""
-    return _loaded().isa().decode()
-
-
-def isas() -> list[str]:
-    """The instruction sets that this build and this CPU both have, slowest first."""
-    library = _loaded()
-    return [name for name in _ISAS if library.has_isa(name.encode())]
-
-
-def use_isa(name: str) -> None:
-    """Change the instruction set for all later calls. A `kept` buffer fits only the one that wrote it."""
-    if _loaded().use_isa(name.encode()):
-        raise ValueError(f"instruction set {name!r} is not to be had here; there are {', '.join(isas())}")
-
-
-def peak_flops(threads: int) -> float:
-    """Floating-point operations per second of multiply-adds in registers alone: the roof for every kernel."""
-    burn = _loaded().burn
-    best = 0.0
-    for _ in range(5):  # the first run also wakes the CPU up
-        start = time.perf_counter()
-        done = burn(20_000_000, threads)
-        best = max(best, done / (time.perf_counter() - start))
-    return best
+_GRADIENTS: Final = struct.Struct("@15q")
+_CELL: Final = struct.Struct("@3q2fqQ2q")
+_PEEPHOLE, _COUPLED, _EXPONENTIAL = 1, 2, 4
 
 
 class _Room(threading.local):
@@ -161,8 +31,10 @@ class _Room(threading.local):
 
     def __init__(self) -> None:
         self.lstm = ctypes.create_string_buffer(_LSTM.size)
+        self.cell = ctypes.create_string_buffer(_CELL.size)
         self.gradients = ctypes.create_string_buffer(_GRADIENTS.size)
         self.lstm_at = ctypes.addressof(self.lstm)
+        self.cell_at = ctypes.addressof(self.cell)
         self.gradients_at = ctypes.addressof(self.gradients)
         self.scratch = Scratch()
 
@@ -213,7 +85,7 @@ def _address(tensor: Tensor | None) -> int:
 
 def _raise_if(code: int) -> None:
     if code:
-        raise ValueError(_loaded().error(code).decode())
+        raise ValueError(loaded().error(code).decode())
 
 
 def _packed_size(x: Tensor, lengths: Tensor) -> tuple[int, int]:
@@ -230,29 +102,37 @@ class _Inputs:
     def __init__(
         self,
         x: Tensor,
-        w_input: Tensor,
-        w_recurrent: Tensor,
+        weights: Weights,
         h0: Tensor | None,
         c0: Tensor | None,
         lengths: Tensor | None,
+        variant: Variant,
     ) -> None:
+        w, r, _, p, peephole = weights
         self.packed = lengths is not None and x.dim() == 2
-        if (x.dim() != 3 and not self.packed) or w_recurrent.dim() != 2:
+        if (x.dim() != 3 and not self.packed) or w.dim() != 2 or r.dim() != 2:
             raise ValueError(
-                f"x and w_recurrent came with {x.dim()} and {w_recurrent.dim()} axes; "
-                "expected 3 ([time, batch, features]), or 2 and lengths (packed), and 2"
+                f"x, w_input and w_recurrent came with {x.dim()}, {w.dim()} and {r.dim()} axes; "
+                "expected 3 ([time, batch, features]), or 2 and lengths (packed), and 2 and 2"
             )
         *self.leading, self.features = x.shape
         self.steps, self.batch = self.leading if lengths is None or not self.packed else _packed_size(x, lengths)
-        self.units = w_recurrent.shape[1]
+        self.units = r.shape[1] if p is None else p.shape[-1]
+        self.width = r.shape[1]  # of h
         if self.features < 1 or self.units < 1:
             raise ValueError(f"got {self.features} features and {self.units} units; expected at least one of each")
         self.x = _rows("x", x, x.shape)
-        self.w_input = _adjacent("w_input", w_input, (4 * self.units, self.features))
-        self.w_recurrent = _adjacent("w_recurrent", w_recurrent, (4 * self.units, self.units))
-        state = (self.batch, self.units)
-        self.h0 = None if h0 is None else _adjacent("h0", h0, state)
-        self.c0 = None if c0 is None else _adjacent("c0", c0, state)
+        self.w_input = _adjacent("w_input", w, (4 * self.units, self.features))
+        self.w_recurrent = _adjacent("w_recurrent", r, (4 * self.units, self.width))
+        self.projection = None if p is None else _adjacent("projection", p, (self.width, self.units))
+        self.peephole = None if peephole is None else _adjacent("peephole", peephole, (3 * self.units,))
+        mask = variant.h_mask
+        self.variant = variant
+        self.h_mask = None if mask is None else _adjacent("h_mask", mask, (self.batch, self.width))
+        self.h_shape = (self.batch, self.width)
+        self.c_shape = (3, self.batch, self.units) if variant.exponential else (self.batch, self.units)
+        self.h0 = None if h0 is None else _adjacent("h0", h0, self.h_shape)
+        self.c0 = None if c0 is None else _adjacent("c0", c0, self.c_shape)
         self.lengths = lengths
         if lengths is not None:
             _check("lengths", lengths, (self.batch,), torch.int64)
@@ -275,6 +155,7 @@ class _Inputs:
             self.w_input.data_ptr(),
             self.w_recurrent.data_ptr(),
             _address(bias),
+            self.write_cell(),
             _address(self.h0),
             _address(self.c0),
             _address(self.lengths),
@@ -286,6 +167,27 @@ class _Inputs:
             0,
         )
 
+    def write_cell(self) -> int:
+        """Fill this thread's holdfast_cell; its address, or 0 for the plain cell."""
+        variant, zoneout = self.variant, self.variant.zoneout
+        if variant.is_plain() and self.peephole is None and self.projection is None:
+            return 0
+        kind = (_PEEPHOLE if self.peephole is not None else 0) | (_COUPLED if variant.coupled else 0)
+        _CELL.pack_into(
+            _room.cell,
+            0,
+            kind | (_EXPONENTIAL if variant.exponential else 0),
+            _address(self.peephole),
+            _address(self.h_mask),
+            zoneout.h,
+            zoneout.c,
+            zoneout.seed is not None,
+            zoneout.seed or 0,
+            _address(self.projection),
+            self.width,
+        )
+        return _room.cell_at
+
 
 def _hand_over(kept: Tensor | None, scratch: int) -> None:
     """The last two fields of holdfast_lstm."""
@@ -294,30 +196,28 @@ def _hand_over(kept: Tensor | None, scratch: int) -> None:
 
 def forward(
     x: Tensor,
-    w_input: Tensor,
-    w_recurrent: Tensor,
-    bias: Tensor | None,
+    weights: Weights,
     h0: Tensor | None,
     c0: Tensor | None,
     lengths: Tensor | None,
     *,
     reverse: bool,
     keep: bool,
+    variant: Variant = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """One layer, one direction. Returns y, h_last, c_last and what `backward` needs (None unless `keep`).
 
-    x [time, batch, features], any strides; w_input [4 * units, features]; w_recurrent [4 * units, units];
-    bias [4 * units]; h0, c0 [batch, units]; lengths int64 [batch]; gates in the order i f g o.
-    y [time, batch, units] comes in x's memory order, zero past each row's length.
-    Packed, as in torch's PackedSequence: x [sum of lengths, features] and y [sum of lengths, units].
+    x [time, batch, features], any strides; w_input [4 * units, features]; w_recurrent [4 * units, width];
+    bias [4 * units]; projection [width, units]; peephole [3 * units]; h0 [batch, width]; c0 [batch, units], of the
+    exponential cell [3, batch, units]; lengths int64 [batch]; gates in the order i f g o. Without a projection the
+    width of h is units. y [time, batch, width] comes in x's memory order, zero past each row's length.
+    Packed, as in torch's PackedSequence: x [sum of lengths, features] and y [sum of lengths, width].
     """
-    library = _loaded()
-    given = _Inputs(x, w_input, w_recurrent, h0, c0, lengths)
-    if bias is not None:
-        bias = _adjacent("bias", bias, (4 * given.units,))
-    y = _like(x, given.units)
-    h_last = x.new_empty((given.batch, given.units))
-    c_last = torch.empty_like(h_last)
+    library = loaded()
+    given = _Inputs(x, weights, h0, c0, lengths, variant)
+    bias = None if weights.bias is None else _adjacent("bias", weights.bias, (4 * given.units,))
+    y = _like(x, given.width)
+    h_last, c_last = x.new_empty(given.h_shape), x.new_empty(given.c_shape)
     given.write(reverse, bias, y, (h_last.data_ptr(), c_last.data_ptr()))
     kept = _pool.take(library.kept_floats(_room.lstm_at)) if keep else None
     _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 0)))
@@ -325,13 +225,19 @@ def forward(
     return y, h_last, c_last, kept
 
 
+class Gradients(NamedTuple):
+    """Those of everything that went into `forward`."""
+
+    x: Tensor | None
+    weights: Weights
+    h0: Tensor
+    c0: Tensor
+
+
 def backward(
-    dy: Tensor | None,
-    dh_last: Tensor | None,
-    dc_last: Tensor | None,
+    outer: tuple[Tensor | None, Tensor | None, Tensor | None],
     x: Tensor,
-    w_input: Tensor,
-    w_recurrent: Tensor,
+    weights: Weights,
     h0: Tensor | None,
     c0: Tensor | None,
     lengths: Tensor | None,
@@ -340,24 +246,23 @@ def backward(
     *,
     reverse: bool,
     need_x: bool,
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x (None unless `need_x`), w_input, w_recurrent, bias, h0, c0, given those of y, h_last, c_last.
+    variant: Variant = PLAIN,
+) -> Gradients:
+    """Gradients, given those of y, h_last, c_last (`outer`; None is zero). That of x is None unless `need_x`.
 
     `y` and `kept` are what `forward` returned; they are only read, so this may be called again.
     """
-    library = _loaded()
-    given = _Inputs(x, w_input, w_recurrent, h0, c0, lengths)
-    outputs = (*given.leading, given.units)
-    state = (given.batch, given.units)
+    library = loaded()
+    given = _Inputs(x, weights, h0, c0, lengths, variant)
+    outputs = (*given.leading, given.width)
     y = _rows("y", y, outputs)
-    dy = None if dy is None else _rows("dy", dy, outputs)
-    dh_last = None if dh_last is None else _adjacent("dh_last", dh_last, state)
-    dc_last = None if dc_last is None else _adjacent("dc_last", dc_last, state)
+    dy = None if outer[0] is None else _rows("dy", outer[0], outputs)
+    dh_last = None if outer[1] is None else _adjacent("dh_last", outer[1], given.h_shape)
+    dc_last = None if outer[2] is None else _adjacent("dc_last", outer[2], given.c_shape)
     dx = _like(x, given.features) if need_x else None
-    dw_input = x.new_empty((4 * given.units, given.features))
-    dw_recurrent = x.new_empty((4 * given.units, given.units))
-    dbias = x.new_empty((4 * given.units,))
-    dh0, dc0 = x.new_empty(state), x.new_empty(state)
+    found = Weights(*(None if t is None else x.new_empty(t.shape) for t in weights._replace(bias=None)))  # pyright: ignore[reportArgumentType]
+    found = found._replace(bias=x.new_empty((4 * given.units,)))
+    dh0, dc0 = x.new_empty(given.h_shape), x.new_empty(given.c_shape)
     given.write(reverse, None, y, (0, 0))
     _check("kept", kept, (library.kept_floats(_room.lstm_at),))
     _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 1)))
@@ -370,11 +275,13 @@ def backward(
         _address(dc_last),
         _address(dx),
         *((0, 0) if dx is None else _strides(dx)),
-        dw_input.data_ptr(),
-        dw_recurrent.data_ptr(),
-        dbias.data_ptr(),
+        found.input.data_ptr(),
+        found.recurrent.data_ptr(),
+        _address(found.bias),
         dh0.data_ptr(),
         dc0.data_ptr(),
+        _address(found.peephole),
+        _address(found.projection),
     )
     _raise_if(library.backward(_room.lstm_at, _room.gradients_at))
-    return dx, dw_input, dw_recurrent, dbias, dh0, dc0
+    return Gradients(dx, found, dh0, dc0)

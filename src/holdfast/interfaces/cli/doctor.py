@@ -65,7 +65,7 @@ def self_test() -> str:
     try:
         for isa in native.isas():
             native.use_isa(isa)
-            y = native.forward(x, w, r, b, h, c, lengths, reverse=False, keep=False)[0]
+            y = native.forward(x, Weights(w, r, b), h, c, lengths, reverse=False, keep=False)[0]
             worst = max(worst, float((y.double() - want).abs().max()))
     finally:
         native.use_isa(chosen)

@@ -1,0 +1,182 @@
+// weight_gradients.h: what a chunk of steps adds to the gradients of x and of everything learnt, in large products.
+#ifndef HOLDFAST_WEIGHT_GRADIENTS_H
+#define HOLDFAST_WEIGHT_GRADIENTS_H
+
+#include "backward_plan.h"
+
+// A run of steps [first, last) and the row-steps in it, numbered place by place, step by step, latest step first.
+struct Chunk {
+    Index first, last, rows;
+    bool fresh; // the first to be computed
+};
+
+static Chunk chunk_before(const Backward &b, Index last, bool fresh)
+{
+    Index first = last, rows = 0;
+    while (first > 0 && (first == last || rows + b.schedule.active[first - 1] <= b.chunk_rows))
+        rows += b.schedule.active[--first];
+    return {first, last, rows, fresh};
+}
+
+// Which step and place row-step `index` of the chunk is.
+struct Walk {
+    Index step, place;
+};
+
+static inline Walk walk_to(const Backward &b, const Chunk &chunk, Index index)
+{
+    Walk at = {chunk.last - 1, index};
+    while (at.step > chunk.first && at.place >= b.schedule.active[at.step]) at.place -= b.schedule.active[at.step--];
+    return at;
+}
+
+static inline void walk_on(const Backward &b, Walk &at)
+{
+    if (++at.place == b.schedule.active[at.step]) at = {at.step - 1, 0};
+}
+
+static void copy_columns(const Vector *columns, Index k, const float *from, const float *mask, Index count)
+{
+    for (Index v = 0; v * VL < count; ++v) {
+        const Index present = least_index(VL, count - v * VL);
+        Vec copied = from ? part(from + v * VL, present) : Vec{};
+        if (mask) copied *= part(mask + v * VL, present);
+        store(columns[v].at + k * columns[v].stride, copied);
+    }
+}
+
+// What went into each row-step: h of the step before and x, side by side.
+static void gather_entered(const Backward &b, const Chunk &chunk, Index first, Index last)
+{
+    const holdfast_lstm *p = b.p;
+    const Schedule &s = b.schedule;
+    Walk at = walk_to(b, chunk, first);
+    for (Index k = first; k < last; ++k, walk_on(b, at)) {
+        const float *h = at.step ? y_at(s, p, at.place, at.step - 1)
+                         : p->h0 ? p->h0 + s.row[at.place] * h_width(p)
+                                 : nullptr;
+        const float *mask = p->cell && h ? p->cell->h_mask : nullptr;
+        copy_columns(b.columns, k, h, mask ? mask + s.row[at.place] * h_width(p) : nullptr, h_width(p));
+        copy_columns(b.columns + b.state_vectors, k, x_at(s, p, at.place, at.step), nullptr, p->features);
+    }
+}
+
+static void input_gradient(const Backward &b, BackwardWorker &own, const Chunk &chunk, Index first, Index last)
+{
+    const holdfast_lstm *p = b.p;
+    const Index rows = last - first, tiles = pieces(rows, TILE_ROWS);
+    for (Index panel = 0; panel < b.input.count; ++panel) {
+        const Index width = b.input.width(panel), column = b.input.first(panel) * VL;
+        const size_t bytes = sizeof(float) * static_cast<size_t>(least_index(width * VL, p->features - column));
+        Walk at = rows > 0 ? walk_to(b, chunk, first) : Walk{0, 0};
+        for (Index t = 0; t < tiles; ++t) {
+            const Index k = first + border(rows, tiles, t), count = first + border(rows, tiles, t + 1) - k;
+            tile_of[BY_ROWS][count - 1][width - 1]({b.input.depth, b.dgates + k * b.dgates_stride, b.dgates_stride,
+                                                    b.input.at(panel), width * VL, b.zeros, 0, own.tile, width * VL,
+                                                    nullptr, 0});
+            for (Index m = 0; m < count; ++m, walk_on(b, at)) {
+                const Index dx_at = row_step_at(b.schedule, p, at.place, at.step, b.g->dx_step, b.g->dx_row);
+                memcpy(b.g->dx + dx_at + column, own.tile + m * width * VL, bytes);
+            }
+        }
+    }
+}
+
+// Columns column..column+count of row k of the weight gradient, to their places in torch's order.
+static void hand_out_row(const Backward &b, Index k, Index column, Index count, const float *from)
+{
+    const holdfast_lstm *p = b.p;
+    const Index row = weight_row(k, p->units);
+    if (row < 0) return;
+    const Index outputs = least_index(column + count, h_width(p)) - column;
+    if (b.g->dw_recurrent && outputs > 0)
+        memcpy(b.g->dw_recurrent + row * h_width(p) + column, from, sizeof(float) * static_cast<size_t>(outputs));
+    const Index x_column = b.state_vectors * VL;
+    const Index skipped = largest_index(x_column - column, 0), feature = column + skipped - x_column;
+    const Index features = least_index(count - skipped, p->features - feature);
+    if (b.g->dw_input && features > 0)
+        memcpy(b.g->dw_input + row * p->features + feature, from + skipped,
+               sizeof(float) * static_cast<size_t>(features));
+}
+
+// One panel of dweights += dgates^T * entered, gates first..last. The chunk computed first starts from zero, and the
+// one computed last hands its sums out while they are at hand.
+static void weight_gradient(const Backward &b, BackwardWorker &own, const Chunk &chunk, Index first, Index last,
+                            Index panel)
+{
+    const Index tiles = pieces(last - first, TILE_ROWS), width = b.dweights.width(panel), stride = width * VL;
+    for (Index t = 0; t < tiles; ++t) {
+        const Index gate = first + border(last - first, tiles, t);
+        const Index count = first + border(last - first, tiles, t + 1) - gate;
+        float *sums = b.dweights.at(panel) + gate * stride;
+        // Wide layers keep these sums in the third-level cache: the next tile's are fetched while this one works.
+        const float *ahead = chunk.fresh ? nullptr : sums + count * stride;
+        tile_of[BY_COLUMNS][count - 1][width - 1]({chunk.rows, b.dgates + gate, b.dgates_stride, b.entered.at(panel),
+                                                   stride, chunk.fresh ? b.zeros : sums, chunk.fresh ? 0 : stride,
+                                                   chunk.first ? sums : own.tile, stride, ahead,
+                                                   ahead ? pieces(TILE_ROWS * stride, chunk.rows) : 0});
+        for (Index m = 0; !chunk.first && m < count; ++m)
+            hand_out_row(b, gate + m, b.dweights.first(panel) * VL, stride, own.tile + m * stride);
+    }
+}
+
+static void bias_gradient(const Backward &b, const Chunk &chunk, Index first, Index last)
+{
+    for (Index gate = first; gate < last; gate += BLOCK_SUMS) {
+        Vec sum[GATES];
+        for (Index n = 0; n < GATES; ++n) sum[n] = chunk.fresh ? Vec{} : load(b.dbias + gate + n * VL);
+        for (Index k = 0; k < chunk.rows; ++k)
+            for (Index n = 0; n < GATES; ++n) sum[n] += load(b.dgates + k * b.dgates_stride + gate + n * VL);
+        for (Index n = 0; n < GATES; ++n) store(b.dbias + gate + n * VL, sum[n]);
+        for (Index k = gate; !chunk.first && k < gate + BLOCK_SUMS; ++k)
+            if (weight_row(k, b.p->units) >= 0) b.g->dbias[weight_row(k, b.p->units)] = b.dbias[k];
+    }
+}
+
+// dpi = sum of the gradient of i's sum times c', and so on; for o times the fresh c, which zoneout did not keep.
+static void peephole_gradient(const Backward &b, const Chunk &chunk, Index first_block, Index last_block)
+{
+    const holdfast_lstm *p = b.p;
+    for (Index block = first_block; block < last_block; ++block) {
+        float *sums = b.dpeephole + block * 3 * VL;
+        Vec sum[3];
+        for (Index n = 0; n < 3; ++n) sum[n] = chunk.fresh ? Vec{} : load(sums + n * VL);
+        Walk at = walk_to(b, chunk, 0);
+        for (Index k = 0; k < chunk.rows; ++k, walk_on(b, at)) {
+            const float *kept = kept_at(b.schedule, p, at.step, at.place, block);
+            const float *d = b.dgates + k * b.dgates_stride + block * BLOCK_SUMS;
+            const Vec before = load(at.step ? kept_at(b.schedule, p, at.step - 1, at.place, block) + 4 * VL
+                                            : b.c0 + at.place * b.state_stride + block * VL);
+            sum[0] = fma(load(d), before, sum[0]);
+            sum[1] = fma(load(d + VL), before, sum[1]);
+            sum[2] = fma(load(d + 3 * VL), fma(load(kept + VL), before, load(kept) * load(kept + 2 * VL)), sum[2]);
+        }
+        const Index present = least_index(VL, p->units - block * VL);
+        for (Index n = 0; n < 3; ++n) {
+            store(sums + n * VL, sum[n]);
+            if (!chunk.first) store_part(b.g->dpeephole + n * p->units + block * VL, sum[n], present);
+        }
+    }
+}
+
+// dP = dh^T shown, outputs first..last.
+static void projection_gradient(const Backward &b, const Chunk &chunk, Index first, Index last)
+{
+    const ProjectionBackward &q = b.projection;
+    const Index tiles = pieces(last - first, TILE_ROWS), stride = q.shown_stride;
+    for (Index panel = 0; panel < q.weights.count; ++panel)
+        for (Index t = 0; t < tiles; ++t) {
+            const Index column = q.weights.first(panel) * VL, width = q.weights.width(panel);
+            const Index output = first + border(last - first, tiles, t);
+            const Index count = first + border(last - first, tiles, t + 1) - output;
+            float *sums = q.dweights + output * stride + column;
+            tile_of[BY_COLUMNS][count - 1][width - 1]({chunk.rows, q.dh + output, b.dh_stride, q.shown + column, stride,
+                                                       chunk.fresh ? b.zeros : sums, chunk.fresh ? 0 : stride, sums,
+                                                       stride, nullptr, 0});
+        }
+    const size_t row = static_cast<size_t>(b.p->units) * sizeof(float);
+    for (Index n = first; !chunk.first && n < last; ++n)
+        memcpy(b.g->dprojection + n * b.p->units, q.dweights + n * stride, row);
+}
+
+#endif
