@@ -48,6 +48,11 @@ static void gates_of_step(const Backward &b, const BackwardShare &share, Index s
         const Index state = place * b.state_stride + unit;
         const Index dy_at = row_step_at(s, p, place, step, b.g->dy_step, b.g->dy_row) + unit;
         const float *before = step ? kept_at(s, p, step - 1, place, first) + 4 * VL : nullptr;
+        if (b.dshown) {
+            variant.dsums = b.g->dx + row_step_at(s, p, place, step, b.g->dx_step, b.g->dx_row);
+            variant.dshown = b.dshown + (k + place) * b.state_stride;
+            variant.norms = norms_at(s, p, step, place);
+        }
         if (projected) variant.projected = b.projection.shown + (k + place) * b.projection.shown_stride + unit;
         b.cells({kept_at(s, p, step, place, first), before ? before : b.c0 + state,
                  before ? kept_per_unit(p) * VL : Index{VL}, before ? before + VL : variant.n0 + state,
@@ -112,6 +117,11 @@ static void hand_out_zeros(const Backward &b)
     if (b.g->dw_input) memset(b.g->dw_input, 0, rows * static_cast<size_t>(b.p->features));
     if (b.g->dbias) memset(b.g->dbias, 0, rows);
     if (b.dpeephole && b.g->dpeephole) memset(b.g->dpeephole, 0, 3 * units * unit);
+    if (b.dnorms) {
+        memset(b.g->dgain_h, 0, rows);
+        memset(b.g->dgain_c, 0, units * unit);
+        memset(b.g->dbias_c, 0, units * unit);
+    }
     if (projects(b.p) && b.g->dprojection) memset(b.g->dprojection, 0, outputs * units * unit);
 }
 
@@ -182,6 +192,7 @@ static void prepare(const Backward &b, const Duty &d)
         pack_panel(b.input, panel, p->w_input, p->units, p->features);
     if (projects(p)) pack_columns(b.projection.weights, p->cell->projection, p->units, d.worker, d.workers);
     if (b.variant.peephole && d.worker == 0) pack_peephole(b.variant.peephole, p, 0, b.blocks);
+    if (b.variant.gain_h && d.worker == 0) pack_norms(b.variant, 0, b.blocks);
     load_gradients(b, d.share);
 }
 
@@ -205,6 +216,7 @@ static void recur(const Backward &b, const Duty &d, const Chunk &chunk)
 
 static void backward_chunk(const Backward &b, const Duty &d, const Chunk &chunk)
 {
+    const holdfast_lstm *p = b.p;
     BackwardWorker &own = b.workers[d.worker];
     const bool want_weights = b.g->dw_input || b.g->dw_recurrent;
     const Index first_row = border(chunk.rows, d.workers, d.worker);
@@ -212,6 +224,8 @@ static void backward_chunk(const Backward &b, const Duty &d, const Chunk &chunk)
     recur(b, d, chunk);
     if (want_weights && first_row < last_row) gather_entered(b, chunk, first_row, last_row);
     wait_for_all(b.barrier, d.workers);
+    if (b.dshown) norm_gradients(b, chunk, d.first_gate / BLOCK_SUMS, d.last_gate / BLOCK_SUMS);
+    if (b.g->dx && !p->w_input && !b.dshown) ready_gradient(b, chunk, first_row, last_row);
     if (b.g->dx) input_gradient(b, own, chunk, first_row, last_row);
     for (Index panel = 0; want_weights && panel < b.dweights.count; ++panel)
         weight_gradient(b, own, chunk, d.first_gate, d.last_gate, panel);

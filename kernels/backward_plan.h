@@ -2,9 +2,9 @@
 #ifndef HOLDFAST_BACKWARD_PLAN_H
 #define HOLDFAST_BACKWARD_PLAN_H
 
+#include "normalise.h"
 #include "pack.h"
 #include "threads.h"
-#include "variants.h"
 
 enum : Index { CHUNK_ROWS = 512 };
 
@@ -50,6 +50,8 @@ struct Backward {
     Variant variant;
     BackwardCells cells;
     float *dpeephole; // [blocks][i f o][VL]
+    float *dshown;    // [chunk_rows], state_stride apart: the gradient of gain_c * N(c) + bias_c
+    float *dnorms;    // [blocks][gain_h of 4 gates, gain_c, bias_c][VL]
     ProjectionBackward projection;
     BackwardWorker *workers;
     Barrier *barrier;
@@ -71,6 +73,11 @@ static void plan_variant(Backward &b, Arena &arena)
         v.dn = arena.take<float>(p->rows * b.state_stride);
         v.n0 = arena.take<float>(p->rows * b.state_stride);
     }
+    plan_norms(v, arena);
+    if (is_kind(p, HOLDFAST_NORMALISED)) {
+        b.dshown = arena.take<float>(b.chunk_rows * b.state_stride);
+        b.dnorms = arena.take<float>(b.blocks * 6 * VL);
+    }
     if (!projects(p)) return;
     ProjectionBackward &q = b.projection;
     q.shown_stride = b.state_stride;
@@ -89,7 +96,7 @@ static Index plan_backward(Backward &b, const holdfast_lstm *p, char *base)
     b.blocks = blocks_of(p);
     const Index depth = b.blocks * BLOCK_SUMS;
     b.recurrent = take_panels(arena, h_width(p), depth);
-    b.input = take_panels(arena, p->features, depth);
+    b.input = take_panels(arena, inputs(p), depth);
     b.chunk_rows = largest_index(p->rows, least_index(CHUNK_ROWS, p->rows * p->steps));
     b.dgates_stride = row_stride(depth);
     b.dgates = arena.take<float>(b.chunk_rows * b.dgates_stride);

@@ -20,7 +20,7 @@ static void hoist(const Forward &f, ForwardWorker &own, const Share &share, Inde
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
             tile_of[BY_ROWS][count - 1][PANEL - 1](
                 {p->features, own.x_rows + first * p->features, p->features,
-                 f.packed + block * (p->features + h_width(p)) * BLOCK_SUMS, BLOCK_SUMS, f.bias + block * BLOCK_SUMS, 0,
+                 f.packed + block * (inputs(p) + h_width(p)) * BLOCK_SUMS, BLOCK_SUMS, f.bias + block * BLOCK_SUMS, 0,
                  own.x_sums + first * stride + block * BLOCK_SUMS, stride, nullptr, 0});
         }
 }
@@ -31,16 +31,35 @@ struct BlockRows {
     float *sums;
 };
 
+// The sums that the caller has made already, and the bias: where a tile starts.
+static inline void load_ready_sums(const Forward &f, const BlockRows &at)
+{
+    const holdfast_lstm *p = f.p;
+    const Index unit = at.block * VL, present = least_index(VL, p->units - unit);
+    for (Index m = 0; m < at.count; ++m) {
+        const float *x = x_at(f.schedule, p, at.place + m, at.step) + unit;
+        for (Index n = 0; n < GATES; ++n)
+            store(at.sums + m * BLOCK_SUMS + n * VL,
+                  part(x + n * p->units, present) + load(f.bias + at.block * BLOCK_SUMS + n * VL));
+    }
+}
+
 // Without x_sums the tile runs over x and h together; with them x's part is there already. The same bits either way.
 static inline void sums_packed(const Forward &f, const BlockRows &at, const float *x_sums)
 {
     const holdfast_lstm *p = f.p;
-    const Index done = x_sums ? p->features : 0, all = p->features + h_width(p);
-    const float *input = f.input[at.step & 1] + at.place * f.input_stride + f.h_column - p->features + done;
+    const Index done = x_sums ? inputs(p) : 0, all = inputs(p) + h_width(p);
+    const float *input = f.input[at.step & 1] + at.place * f.input_stride + f.h_column - inputs(p) + done;
     const float *panel = f.packed + (at.block * all + done) * BLOCK_SUMS;
     const float *init = (x_sums ? x_sums : f.bias) + at.block * BLOCK_SUMS;
-    tile_of[BY_ROWS][at.count - 1][PANEL - 1]({all - done, input, f.input_stride, panel, BLOCK_SUMS, init,
-                                               x_sums ? f.blocks * BLOCK_SUMS : 0, at.sums, BLOCK_SUMS, nullptr, 0});
+    Index init_stride = x_sums ? f.blocks * BLOCK_SUMS : 0;
+    if (!p->w_input) {
+        load_ready_sums(f, at);
+        init = at.sums;
+        init_stride = BLOCK_SUMS;
+    }
+    tile_of[BY_ROWS][at.count - 1][PANEL - 1](
+        {all - done, input, f.input_stride, panel, BLOCK_SUMS, init, init_stride, at.sums, BLOCK_SUMS, nullptr, 0});
 }
 
 // The same sums, bit for bit, straight from the caller's weights: for a single step packing would not pay.
@@ -146,14 +165,44 @@ static void row_of_step(const Forward &f, ForwardWorker &own, const Share &share
         cells_forward(1, cells_of(f, {step, first + whole, share.first_place, 1, own.sums + whole * BLOCK_SUMS}, &y));
 }
 
+// The products of a row's blocks first, for its mean and deviation run over all of them.
+static void normalised_rows_of_step(const Forward &f, ForwardWorker &own, const Share &share, Index step, Index rows)
+{
+    const holdfast_lstm *p = f.p;
+    const Index tiles = pieces(rows, TILE_ROWS), stride = f.blocks * BLOCK_SUMS;
+    for (Index t = 0; t < tiles; ++t) {
+        const Index first = share.first_place + border(rows, tiles, t);
+        const Index count = share.first_place + border(rows, tiles, t + 1) - first;
+        for (Index block = 0; block < f.blocks; ++block)
+            tile_of[BY_ROWS][count - 1][PANEL - 1](
+                {h_width(p), f.input[step & 1] + first * f.input_stride + f.h_column, f.input_stride,
+                 f.packed + block * h_width(p) * BLOCK_SUMS, BLOCK_SUMS, f.bias, 0, own.sums + block * BLOCK_SUMS,
+                 stride, nullptr, 0});
+        for (Index m = 0; m < count; ++m) {
+            const Index place = first + m;
+            float *c = f.c + place * VL, *y = y_at(f.schedule, p, place, step);
+            float *kept = p->kept ? kept_at(f.schedule, p, step, place, 0) : nullptr;
+            const NormalisedRow row = {own.sums + m * stride, x_at(f.schedule, p, place, step),
+                                       kept ? norms_at(f.schedule, p, step, place) : nullptr, own.o, f.blocks,
+                                       p->rows * VL};
+            normalised_cells(f.variant, row, c, kept);
+            normalised_outputs(f.variant, row, c, kept);
+            for (Index block = 0; block < f.blocks; ++block)
+                show(cells_of(f, {step, block, place, 1, nullptr}, &y), 0, load(own.o + block * VL));
+        }
+    }
+}
+
 static void forward_step(const Forward &f, ForwardWorker &own, const Share &share, Index step, const float *x_sums)
 {
     const holdfast_lstm *p = f.p;
     const Index rows = least_index(share.last_place, f.schedule.active[step]) - share.first_place;
     for (Index place = share.first_place; !x_sums && place < share.first_place + rows; ++place)
-        memcpy(f.input[step & 1] + place * f.input_stride + f.h_column - p->features, x_at(f.schedule, p, place, step),
-               sizeof(float) * static_cast<size_t>(p->features));
-    if (rows == 1 && !p->cell)
+        memcpy(f.input[step & 1] + place * f.input_stride + f.h_column - inputs(p), x_at(f.schedule, p, place, step),
+               sizeof(float) * static_cast<size_t>(inputs(p)));
+    if (is_kind(p, HOLDFAST_NORMALISED))
+        normalised_rows_of_step(f, own, share, step, rows);
+    else if (rows == 1 && !p->cell)
         row_of_step(f, own, share, step, x_sums);
     else
         rows_of_step(f, own, share, step, rows, x_sums);
@@ -201,7 +250,7 @@ static void all_steps(const Forward &f, ForwardWorker &own, const Share &share, 
 {
     const holdfast_lstm *p = f.p;
     const Index most = share.last_place - share.first_place;
-    const bool hoisted = p->steps > 1 && most > 0 && (by_units || most <= HOIST_ROWS);
+    const bool hoisted = p->steps > 1 && p->w_input && most > 0 && (by_units || most <= HOIST_ROWS);
     const Index panels = f.projection.count, first_panel = by_units ? border(panels, workers, worker) : 0;
     const Index last_panel = by_units ? border(panels, workers, worker + 1) : panels;
     const float *x_sums = nullptr;

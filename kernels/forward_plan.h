@@ -2,9 +2,9 @@
 #ifndef HOLDFAST_FORWARD_PLAN_H
 #define HOLDFAST_FORWARD_PLAN_H
 
+#include "normalise.h"
 #include "pack.h"
 #include "threads.h"
-#include "variants.h"
 
 enum : Index {
     // With this few rows the tile of x is better made over many steps at once than together with that of h.
@@ -14,7 +14,8 @@ enum : Index {
 
 struct ForwardWorker {
     float **y;        // [rows], or of one row [blocks]: see CellRows
-    float *sums;      // [TILE_ROWS][4 gates][VL], or of one row [blocks][4 gates][VL]
+    float *sums;      // [TILE_ROWS][4 gates][VL], or of one row [blocks][4 gates][VL]; normalised both
+    float *o;         // [blocks][VL] of a normalised row
     float *x_rows;    // [HOISTED_ROWS][features]  a chunk of x, adjacent
     float *x_sums;    // [HOISTED_ROWS][blocks][4 gates][VL]  its products
     Index chunk_step; // first step of the chunk
@@ -27,7 +28,7 @@ struct Forward {
     Index blocks;
     float *packed;   // [blocks][features + h_width][4 gates][VL]
     float *bias;     // [blocks][4 gates][VL]
-    float *input[2]; // [rows] x (features) | h (h_width), input_stride apart; steps take turns
+    float *input[2]; // [rows] x (inputs) | h (h_width), input_stride apart; steps take turns
     Index input_stride;
     Index h_column; // where h begins: on a cache line
     float *c;       // [blocks][rows][VL]; of the exponential cell n and m follow
@@ -52,6 +53,7 @@ static void plan_cells(Forward &f, Arena &arena)
     f.variant.memory_stride = state;
     if (h_stands_apart(p)) f.variant.h = arena.take<float>(state);
     if (is_kind(p, HOLDFAST_PEEPHOLE)) f.variant.peephole = arena.take<float>(f.blocks * 3 * VL);
+    plan_norms(f.variant, arena);
     f.shown_stride = row_stride(f.blocks * VL);
     f.projection = {};
     f.shown = nullptr;
@@ -66,21 +68,23 @@ static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
     f.p = p;
     f.schedule = take_schedule(arena, p);
     f.blocks = blocks_of(p);
-    f.packed = arena.take<float>(f.blocks * (p->features + h_width(p)) * BLOCK_SUMS);
+    f.packed = arena.take<float>(f.blocks * (inputs(p) + h_width(p)) * BLOCK_SUMS);
     f.bias = arena.take<float>(f.blocks * BLOCK_SUMS);
-    f.h_column = round_up(p->features, 16);
+    f.h_column = round_up(inputs(p), 16);
     f.input_stride = row_stride(f.h_column + round_up(h_width(p), VL));
     for (float *&input : f.input) input = arena.take<float>(p->rows * f.input_stride);
     plan_cells(f, arena);
     f.barrier = arena.take<Barrier>(1);
     const Index workers = useful_workers(p);
     f.workers = arena.take<ForwardWorker>(workers);
-    const Index hoisted = p->steps > 1 ? Index{HOISTED_ROWS} : 0;
+    const Index hoisted = p->steps > 1 && p->w_input ? Index{HOISTED_ROWS} : 0;
+    const Index sums_rows = is_kind(p, HOLDFAST_NORMALISED) ? TILE_ROWS * f.blocks : largest_index(TILE_ROWS, f.blocks);
     for (Index w = 0; w < workers; ++w) {
         ForwardWorker own = {};
         own.y = arena.take<float *>(largest_index(p->rows, f.blocks));
-        own.sums = arena.take<float>(largest_index(TILE_ROWS, f.blocks) * BLOCK_SUMS);
-        own.x_rows = arena.take<float>(hoisted * p->features);
+        own.sums = arena.take<float>(sums_rows * BLOCK_SUMS);
+        own.o = arena.take<float>(f.blocks * VL);
+        own.x_rows = arena.take<float>(hoisted * inputs(p));
         own.x_sums = arena.take<float>(hoisted * f.blocks * BLOCK_SUMS);
         if (base) f.workers[w] = own;
     }
@@ -89,17 +93,17 @@ static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
 
 static inline bool too_short_to_pack(const holdfast_lstm *p)
 {
-    return p->steps == 1 && p->rows <= 2;
+    return p->steps == 1 && p->rows <= 2 && p->w_input;
 }
 
 static void pack_share(const Forward &f, Index first, Index last)
 {
     const holdfast_lstm *p = f.p;
     for (Index block = first; block < last; ++block) {
-        float *panel = f.packed + block * (p->features + h_width(p)) * BLOCK_SUMS;
+        float *panel = f.packed + block * (inputs(p) + h_width(p)) * BLOCK_SUMS;
         if (!too_short_to_pack(p)) {
-            pack_block(panel, p->w_input, p->units, p->features, block);
-            pack_block(panel + p->features * BLOCK_SUMS, p->w_recurrent, p->units, h_width(p), block);
+            if (p->w_input) pack_block(panel, p->w_input, p->units, p->features, block);
+            pack_block(panel + inputs(p) * BLOCK_SUMS, p->w_recurrent, p->units, h_width(p), block);
         }
         for (Index k = block * BLOCK_SUMS; k < (block + 1) * BLOCK_SUMS; ++k) {
             const Index row = weight_row(k, p->units);
@@ -107,6 +111,7 @@ static void pack_share(const Forward &f, Index first, Index last)
         }
     }
     if (f.variant.peephole) pack_peephole(f.variant.peephole, p, first, last);
+    if (f.variant.gain_h) pack_norms(f.variant, first, last);
 }
 
 // h0 of VL columns, as R is to see it, and proper where that differs.

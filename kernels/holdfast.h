@@ -44,8 +44,12 @@ extern "C" {
  *       c = exp(log f + m' - m) c' + exp(i~ - m) g         h = o * c / n
  *     c0, c_last and their gradients then hold [3, rows, units]: c, n, m. m cancels in h: the gradient
  *       takes it for a constant, and that of m_last is not read.
+ *   NORMALISED   (Ba et al. 2016)              with N(v) = (v - mean) / sqrt(variance + epsilon) over a row:
+ *       the sums are x + gain_h * N(R h')          h = o * tanh(gain_c * N(c) + bias_c)
+ *       x is given as ready sums (w_input is NULL), into which the caller has put N(W x) and the bias; of the others
+ *       only h_mask and a projection go with it.
  */
-enum { HOLDFAST_PEEPHOLE = 1, HOLDFAST_COUPLED = 2, HOLDFAST_EXPONENTIAL = 4 };
+enum { HOLDFAST_PEEPHOLE = 1, HOLDFAST_COUPLED = 2, HOLDFAST_EXPONENTIAL = 4, HOLDFAST_NORMALISED = 8 };
 
 typedef struct holdfast_cell { /* what makes the cell of a layer another than the plain one */
     int64_t kind;          /* bits of the above */
@@ -59,6 +63,10 @@ typedef struct holdfast_cell { /* what makes the cell of a layer another than th
     const float *projection; /* P [projected, units] (Sak et al. 2014): h = P (o * tanh(c)), or NULL; h0, y, h_last and
                                 R's columns are then `projected` wide */
     int64_t projected;
+    const float *gain_h;          /* [4*units], with NORMALISED */
+    const float *gain_c, *bias_c; /* [units] */
+    float epsilon;
+    int32_t unused;
 } holdfast_cell;
 
 typedef struct holdfast_lstm { /* one layer, one direction */
@@ -67,7 +75,7 @@ typedef struct holdfast_lstm { /* one layer, one direction */
     int64_t reverse;
     const float *x; /* [steps, rows, features], or packed [sum of lengths, features] */
     int64_t x_step, x_row;
-    const float *w_input;     /* [4*units, features] */
+    const float *w_input;     /* [4*units, features]; NULL: features is 4*units and x holds ready sums, W x and more */
     const float *w_recurrent; /* [4*units, units] */
     const float *bias;        /* [4*units], or NULL for zero */
     const holdfast_cell *cell; /* or NULL for the plain cell */
@@ -93,6 +101,8 @@ typedef struct holdfast_lstm_gradients {
     float *dh0, *dc0;    /* [rows, units] */
     float *dpeephole;    /* [3*units] */
     float *dprojection;  /* [projected, units] */
+    float *dgain_h;      /* [4*units] */
+    float *dgain_c, *dbias_c; /* [units] */
 } holdfast_lstm_gradients;
 
 #if defined(__GNUC__)

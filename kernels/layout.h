@@ -45,6 +45,12 @@ static inline bool projects(const holdfast_lstm *p)
     return p->cell && p->cell->projection;
 }
 
+// Columns of x that meet weights: none where x holds ready sums.
+static inline Index inputs(const holdfast_lstm *p)
+{
+    return p->w_input ? p->features : 0;
+}
+
 // How wide h is, and with it R and y.
 static inline Index h_width(const holdfast_lstm *p)
 {
@@ -60,7 +66,7 @@ static inline bool h_stands_apart(const holdfast_lstm *p)
 // Vectors kept for the backward pass per block of units: see variants.h for the seven.
 static inline Index kept_per_unit(const holdfast_lstm *p)
 {
-    return is_kind(p, HOLDFAST_EXPONENTIAL) ? 7 : 5;
+    return is_kind(p, HOLDFAST_EXPONENTIAL) ? 7 : is_kind(p, HOLDFAST_NORMALISED) ? 10 : 5;
 }
 
 // Hands out pieces of the scratch; with base = nullptr it only counts.
@@ -160,7 +166,15 @@ static inline float *y_at(const Schedule &s, const holdfast_lstm *p, Index place
 // kept: a header, then for every step [place][block][kept_per_unit: i f g o c ...][VL].
 static inline Index kept_floats(const holdfast_lstm *p)
 {
-    return KEPT_HEADER + total_steps(p) * blocks_of(p) * kept_per_unit(p) * VL;
+    const Index norms = is_kind(p, HOLDFAST_NORMALISED) ? 2 : 0;
+    return KEPT_HEADER + total_steps(p) * (blocks_of(p) * kept_per_unit(p) * VL + norms);
+}
+
+// Of a normalised cell: one over the deviations of R h' and of c, per row-step, behind all else.
+static inline float *norms_at(const Schedule &s, const holdfast_lstm *p, Index step, Index place)
+{
+    const Index all = s.offset[p->steps] * blocks_of(p) * kept_per_unit(p) * VL;
+    return p->kept + KEPT_HEADER + all + 2 * (s.offset[step] + place);
 }
 
 static inline float *kept_at(const Schedule &s, const holdfast_lstm *p, Index step, Index place, Index block)
@@ -197,14 +211,15 @@ enum : Index { MOST_ROWS_BY_UNITS = 64, LEAST_BYTES_BY_UNITS = 96 * 1024 };
 static inline bool cut_by_units(const holdfast_lstm *p, Index workers)
 {
     const Index weight_bytes = 4 * GATES * p->units * h_width(p);
-    return workers > 1 && p->steps > 1 && p->rows < 3 * workers && p->rows <= MOST_ROWS_BY_UNITS &&
+    // A normalised row needs all of its units at once.
+    return workers > 1 && p->steps > 1 && !is_kind(p, HOLDFAST_NORMALISED) && p->rows < 3 * workers && p->rows <= MOST_ROWS_BY_UNITS &&
            weight_bytes / workers >= LEAST_BYTES_BY_UNITS;
 }
 
 static inline Index useful_workers(const holdfast_lstm *p)
 {
     // A region costs about a microsecond to enter, and more on a busy machine: below ~4 MFLOP one core does it alone.
-    const double flops = 8.0 * static_cast<double>(p->steps * p->rows) * p->units * (p->features + h_width(p));
+    const double flops = 8.0 * static_cast<double>(p->steps * p->rows) * p->units * (inputs(p) + h_width(p));
     if (flops < 4e6 || p->threads < 1) return 1;
     if (cut_by_units(p, p->threads)) return p->threads;
     return least_index(p->threads, largest_index(p->rows, 1));

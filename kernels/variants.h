@@ -17,6 +17,9 @@ struct Variant {
     float *dn;        // [blocks][VL]
     float *n0;        // [blocks][VL]
     float *carry;     // [blocks][VL] gradient of h that passes by R; nullptr without
+    float *gain_h, *gain_c, *bias_c; // of a normalised cell: [blocks][4 gates][VL], [blocks][VL] twice; see normalise.h
+    float *dsums, *dshown;           // of one row: [4 gates][units], [blocks][VL]
+    const float *norms;              // of one row: [2]
     float *projected; // [blocks][VL] out: o * tanh(c), which the projection multiplied; nullptr without
 };
 
@@ -267,6 +270,9 @@ struct Cells {
     BackwardCells backward;
 };
 
+static void normalised_backward(const CellGradients &, Index blocks, Index present_in_last); // normalise.h
+
+// Forwards a normalised row goes its own way.
 static inline Cells cells_for(const holdfast_lstm *p)
 {
 #define HOLDFAST_CELLS(kind) {variant_forward<kind, NONE>, variant_backward<kind, NONE>},                              \
@@ -274,6 +280,7 @@ static inline Cells cells_for(const holdfast_lstm *p)
     static constexpr Cells all[] = {HOLDFAST_CELLS(0), HOLDFAST_CELLS(1), HOLDFAST_CELLS(2), HOLDFAST_CELLS(3)};
     if (!p->cell) return {cells_forward, cells_backward};
     if (p->cell->kind == HOLDFAST_EXPONENTIAL) return {exponential_forward, exponential_backward};
+    if (p->cell->kind == HOLDFAST_NORMALISED) return {nullptr, normalised_backward};
     const bool zoneout = p->cell->zoneout_h > 0.0f || p->cell->zoneout_c > 0.0f;
     return all[2 * (p->cell->kind & 3) + (zoneout ? 1 : 0)];
 }

@@ -57,7 +57,7 @@ static void gather_entered(const Backward &b, const Chunk &chunk, Index first, I
                                  : nullptr;
         const float *mask = p->cell && h ? p->cell->h_mask : nullptr;
         copy_columns(b.columns, k, h, mask ? mask + s.row[at.place] * h_width(p) : nullptr, h_width(p));
-        copy_columns(b.columns + b.state_vectors, k, x_at(s, p, at.place, at.step), nullptr, p->features);
+        copy_columns(b.columns + b.state_vectors, k, x_at(s, p, at.place, at.step), nullptr, inputs(p));
     }
 }
 
@@ -78,6 +78,21 @@ static void input_gradient(const Backward &b, BackwardWorker &own, const Chunk &
                 const Index dx_at = row_step_at(b.schedule, p, at.place, at.step, b.g->dx_step, b.g->dx_row);
                 memcpy(b.g->dx + dx_at + column, own.tile + m * width * VL, bytes);
             }
+        }
+    }
+}
+
+// Where x holds ready sums its gradient is theirs.
+static void ready_gradient(const Backward &b, const Chunk &chunk, Index first, Index last)
+{
+    const holdfast_lstm *p = b.p;
+    Walk at = walk_to(b, chunk, first);
+    for (Index k = first; k < last; ++k, walk_on(b, at)) {
+        float *dx = b.g->dx + row_step_at(b.schedule, p, at.place, at.step, b.g->dx_step, b.g->dx_row);
+        for (Index v = 0; v < b.blocks * GATES; ++v) {
+            const Index unit = v / GATES * VL;
+            store_part(dx + v % GATES * p->units + unit, load(b.dgates + k * b.dgates_stride + v * VL),
+                       least_index(VL, p->units - unit));
         }
     }
 }
@@ -156,6 +171,33 @@ static void peephole_gradient(const Backward &b, const Chunk &chunk, Index first
             store(sums + n * VL, sum[n]);
             if (!chunk.first) store_part(b.g->dpeephole + n * p->units + block * VL, sum[n], present);
         }
+    }
+}
+
+// Those of a normalised cell's gains and bias. dx holds the gradient of its sums.
+static void norm_gradients(const Backward &b, const Chunk &chunk, Index first_block, Index last_block)
+{
+    const holdfast_lstm *p = b.p;
+    for (Index block = first_block; block < last_block; ++block) {
+        const Index present = least_index(VL, p->units - block * VL), unit = block * VL;
+        float *sums = b.dnorms + block * 6 * VL;
+        Vec sum[6];
+        for (Index n = 0; n < 6; ++n) sum[n] = chunk.fresh ? Vec{} : load(sums + n * VL);
+        Walk at = walk_to(b, chunk, 0);
+        for (Index k = 0; k < chunk.rows; ++k, walk_on(b, at)) {
+            const float *kept = kept_at(b.schedule, p, at.step, at.place, block) + 5 * VL;
+            const float *dx = b.g->dx + row_step_at(b.schedule, p, at.place, at.step, b.g->dx_step, b.g->dx_row);
+            const Vec dshown = load(b.dshown + k * b.state_stride + unit);
+            for (Index n = 0; n < GATES; ++n)
+                sum[n] = fma(part(dx + n * p->units + unit, present), load(kept + n * VL), sum[n]);
+            sum[4] = fma(dshown, load(kept + 4 * VL), sum[4]);
+            sum[5] += dshown;
+        }
+        for (Index n = 0; n < 6; ++n) store(sums + n * VL, sum[n]);
+        if (chunk.first) continue;
+        for (Index n = 0; n < GATES; ++n) store_part(b.g->dgain_h + n * p->units + unit, sum[n], present);
+        store_part(b.g->dgain_c + unit, sum[4], present);
+        store_part(b.g->dbias_c + unit, sum[5], present);
     }
 }
 

@@ -27,7 +27,7 @@ def state(projection: int | None = None) -> State:
 @pytest.mark.tiny
 @pytest.mark.parametrize("projection", [None, 2])
 def test_equals_torch(projection: int | None) -> None:
-    w, r, b, p, _ = weights(projection)
+    w, r, b, p, *_ = weights(projection)
     theirs = torch.nn.LSTM(FEATURES, HIDDEN, proj_size=projection or 0, dtype=torch.float64)
     values = [w, r, b, torch.zeros_like(b), *([] if p is None else [p])]
     with torch.no_grad():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from holdfast.engine import native
 from holdfast.engine.cells import State, Variant, Weights, Zoneout, zoneout_masks
 
-from .single_layer import ISAS, Case, agree, make, needs_native, packed, run, same_bits
+from .single_layer import ISAS, Case, agree_as_well_as_torch, make, needs_native, packed, run, same_bits
 
 pytestmark = needs_native
 
@@ -28,6 +28,10 @@ CELLS = (
     "projection mask peephole",
     "projection exponential",
     "projection zoneout",
+    "ready",
+    "ready peephole projection",
+    "normalised",
+    "normalised mask projection",
 )
 
 
@@ -48,6 +52,11 @@ def variant_of(case: Case, name: str, seed: int = 5) -> Case:
         r, h0 = normal(4 * hidden, width) / hidden**0.5, normal(batch, width)
         dy, dh = normal(*case.x.shape[:2], width), normal(batch, width)
         case = replace(case, projection=p, r=r, h0=h0, dy=dy, dh=dh)
+    if "ready" in words or "normalised" in words:
+        case = replace(case, w=None, x=normal(*case.x.shape[:2], 4 * hidden))
+    if "normalised" in words:
+        norms = (1 + normal(4 * hidden) / 4, 1 + normal(hidden) / 4, normal(hidden) / 4)
+        case = replace(case, b=None, norms=norms)
     if "peephole" in words:
         case = replace(case, peephole=normal(3 * hidden))
     if "exponential" in words:  # n is positive wherever there is anything in the memory; an empty row starts from zero
@@ -70,7 +79,7 @@ def test_agrees_with_the_reference(isa: str, name: str, reverse: bool) -> None:
     native.use_isa(isa)
     for size in ((5, 3, 4, 7), (9, 8, 17, 33), (1, 2, 3, 5), (6, 1, 5, 48)):
         case = variant_of(make(*size, ragged=True, reverse=reverse), name)
-        agree(case, run(case), 5e-6)
+        agree_as_well_as_torch(case, run(case))
 
 
 @given(
@@ -90,7 +99,7 @@ def test_agrees_over_shapes(
 ) -> None:
     native.use_isa(isa)
     case = variant_of(make(time, batch, features, hidden, ragged, reverse, seed), name, seed)
-    agree(case, run(case), 2e-5)  # peepholes of size one let rounding grow from step to step
+    agree_as_well_as_torch(case, run(case))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -101,7 +110,7 @@ def test_several_chunks_and_threads_give_the_same_bits(isa: str, name: str) -> N
     for size in ((70, 10, 5, 37), (40, 2, 24, 160)):
         case = variant_of(make(*size, ragged=True), name)
         one = run(case, threads=1)
-        agree(case, one, 2e-5)
+        agree_as_well_as_torch(case, one)
         for threads in (2, 3):
             same_bits(one, run(case, threads=threads))
 

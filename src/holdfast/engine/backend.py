@@ -36,11 +36,11 @@ def choose(x: Tensor, weights: Weights, lengths: Tensor | None, variant: Variant
     """The backend for one layer and direction."""
     if transforms_are_active():
         return TRANSFORM
-    obstacle = native_obstacle(x, weights.input)
+    obstacle = native_obstacle(x, weights.recurrent)
     if obstacle is None:
         return NATIVE
     # torch's operator where it does the same; it has neither ragged lengths nor variants.
-    plain = variant.is_plain() and weights.peephole is None
+    plain = variant.is_plain() and weights.input is not None and weights.peephole is None and weights.gain_h is None
     return Choice("torch" if plain and lengths is None else "reference", obstacle)
 
 
@@ -62,11 +62,11 @@ def transforms_are_active() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
 
 
-def native_obstacle(x: Tensor, w_input: Tensor) -> str | None:
+def native_obstacle(x: Tensor, weight: Tensor) -> str | None:
     """Why the native kernels cannot take this call; None where they can."""
     if not x.is_cpu:
         return f"the input is on {x.device.type}"
-    if x.dtype != torch.float32 or w_input.dtype != torch.float32:
+    if x.dtype != torch.float32 or weight.dtype != torch.float32:
         return f"the input is {x.dtype}".replace("torch.", "")
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"

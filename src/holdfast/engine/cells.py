@@ -20,6 +20,8 @@ torch.nn.LSTM's. The variants:
     h_mask        R sees h' * mask, one mask for all steps (Gal & Ghahramani, "A Theoretically Grounded Application of
                   Dropout in Recurrent Neural Networks", NeurIPS 2016)
     zoneout       units keep their h or c of the step before, at random (Krueger et al., ICLR 2017)
+    normalised    i, f, g, o from N(W x) * gain_x + N(R h') * gain_h + b, and h = o * tanh(gain_c * N(c) + bias_c): N takes
+                  mean and deviation out of a row (Ba, Kiros & Hinton, "Layer Normalization", 2016)
     exponential   i = exp(i~) with a normaliser n and a stabiliser m: h = o * c / n (sLSTM: Beck et al., "xLSTM", 2024)
 """
 
@@ -27,6 +29,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 
 class State(NamedTuple):
@@ -39,11 +42,14 @@ class State(NamedTuple):
 class Weights(NamedTuple):
     """One layer, one direction. Rows in gate order i, f, g, o."""
 
-    input: Tensor  # W [4 * hidden, features]
+    input: Tensor | None  # W [4 * hidden, features]; None: x holds ready sums, W x or more, [..., 4 * hidden]
     recurrent: Tensor  # R [4 * hidden, hidden], or [4 * hidden, projection]
     bias: Tensor | None = None  # b [4 * hidden]: the sum of torch's two
     projection: Tensor | None = None  # P [projection, hidden]
     peephole: Tensor | None = None  # [3 * hidden], rows pi, pf, po
+    gain_h: Tensor | None = None  # [4 * hidden]; with it, R h' and c are normalised: x then holds N(W x) * gain_x + b
+    gain_c: Tensor | None = None  # [hidden]
+    bias_c: Tensor | None = None  # [hidden]
 
 
 class Zoneout(NamedTuple):
@@ -61,6 +67,7 @@ class Variant(NamedTuple):
     exponential: bool = False
     h_mask: Tensor | None = None  # [batch, width of h]; no gradient flows into it
     zoneout: Zoneout = Zoneout()
+    epsilon: float = 1e-5  # added to the variance where a cell is normalised
 
     def is_plain(self) -> bool:
         return not (self.coupled or self.exponential or self.zoneout.h or self.zoneout.c or self.h_mask is not None)
@@ -69,49 +76,63 @@ class Variant(NamedTuple):
 PLAIN = Variant()
 
 
-def step(hoisted: Tensor, state: State, weights: Weights, variant: Variant, number: Tensor | int) -> State:
+class Step(NamedTuple):
+    """What one step made."""
+
+    state: State
+    gates: tuple[Tensor, Tensor, Tensor, Tensor]  # i, f, g, o after their activations, each [batch, hidden]
+
+
+def step(hoisted: Tensor, state: State, weights: Weights, variant: Variant, number: Tensor | int) -> Step:
     """One step. ``hoisted`` is W x + b for this step, [batch, 4 * hidden]; ``number`` counts each row's own steps."""
     seen = state.h if variant.h_mask is None else state.h * variant.h_mask
-    gates = hoisted + seen @ weights.recurrent.T  # [batch, 4 * hidden]
+    recurrent = seen @ weights.recurrent.T  # [batch, 4 * hidden]
+    if weights.gain_h is not None:
+        recurrent = layer_norm(recurrent, weights.gain_h.shape, weights.gain_h, None, variant.epsilon)
+    gates = hoisted + recurrent
     if variant.exponential:
-        shown, c = exponential_cell(gates, state.c)
+        i, f, g, o, c = exponential_cell(gates, state.c)
+        shown = o * c[0] / c[1]
     else:
-        shown, c = sigmoid_cell(gates, state.c, weights.peephole, variant.coupled)
+        i, f, g, o, c = sigmoid_cell(gates, state.c, weights.peephole, variant.coupled)
+        normal = c
+        if weights.gain_c is not None:
+            normal = layer_norm(c, weights.gain_c.shape, weights.gain_c, weights.bias_c, variant.epsilon)
+        shown = o * normal.tanh()
     h = shown if weights.projection is None else shown @ weights.projection.T
-    if not (variant.zoneout.h or variant.zoneout.c):
-        return State(h, c)
-    keep_h, keep_c = zoneout_masks(variant.zoneout, number, c)
-    if variant.zoneout.h:
-        h = keep_h * state.h + (1 - keep_h) * h
-    return State(h, keep_c * state.c + (1 - keep_c) * c)
+    if variant.zoneout.h or variant.zoneout.c:
+        keep_h, keep_c = zoneout_masks(variant.zoneout, number, c)
+        h = keep_h * state.h + (1 - keep_h) * h if variant.zoneout.h else h
+        c = keep_c * state.c + (1 - keep_c) * c
+    return Step(State(h, c), (i, f, g, o))
 
 
-def sigmoid_cell(gates: Tensor, c: Tensor, peephole: Tensor | None, coupled: bool) -> tuple[Tensor, Tensor]:
-    """What the cell shows, o * tanh(c), and its new c."""
+def sigmoid_cell(gates: Tensor, c: Tensor, peephole: Tensor | None, coupled: bool) -> tuple[Tensor, ...]:
+    """i, f, g, o and the new c, each [batch, hidden]."""
     i, f, g, o = gates.chunk(4, dim=-1)
-    if peephole is not None:
-        pi, pf, po = peephole.chunk(3)
-        i, f = i + pi * c, f + pf * c
-    f = f.sigmoid()
-    i = 1 - f if coupled else i.sigmoid()
-    c = f * c + i * g.tanh()  # [batch, hidden]
-    if peephole is not None:
-        o = o + po * c  # pyright: ignore[reportPossiblyUnboundVariable]
-    return o.sigmoid() * c.tanh(), c
+    pi, pf, po = (None, None, None) if peephole is None else peephole.chunk(3)
+    f = (f if pf is None else f + pf * c).sigmoid()
+    i = 1 - f if coupled else (i if pi is None else i + pi * c).sigmoid()
+    g = g.tanh()
+    c = f * c + i * g
+    o = (o if po is None else o + po * c).sigmoid()
+    return i, f, g, o, c
 
 
-def exponential_cell(gates: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """The same with exponential gating, memory [3, batch, hidden]: c, n, m. Of m it holds that h does not depend on it,
-    so it counts as a constant for the gradient."""
+def exponential_cell(gates: Tensor, memory: Tensor) -> tuple[Tensor, ...]:
+    """i and f as they weigh, scaled by the stabiliser, g, o, and the new memory [3, batch, hidden]: c, n, m.
+
+    h does not depend on m, which counts as a constant for the gradient.
+    """
     i, f, g, o = gates.chunk(4, dim=-1)
     c, n, m = memory
     empty = n == 0  # nothing to carry: the stabiliser starts at the first input
     log_f = torch.nn.functional.logsigmoid(f)
     scale = torch.where(empty, i, torch.maximum(log_f + m, i)).detach()
     carried = torch.where(empty, torch.zeros_like(f), (log_f + m - scale).clamp(max=0).exp())
-    let_in = (i - scale).exp()
-    c, n = carried * c + let_in * g.tanh(), carried * n + let_in
-    return o.sigmoid() * c / n, torch.stack([c, n, scale])
+    let_in, g, o = (i - scale).exp(), g.tanh(), o.sigmoid()
+    memory = torch.stack([carried * c + let_in * g, carried * n + let_in, scale])
+    return let_in, carried, g, o, memory
 
 
 def zoneout_masks(zoneout: Zoneout, number: Tensor | int, c: Tensor) -> tuple[Tensor, Tensor]:

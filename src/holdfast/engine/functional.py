@@ -67,10 +67,9 @@ def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
     """Raise ValueError where the arguments do not fit each other."""
     if x.dim() != 3:
         raise ValueError(f"x must be [time, batch, features], not {list(x.shape)}")
-    if x.shape[2] != weights.input.shape[1]:
-        raise ValueError(
-            f"x has {x.shape[2]} features at {list(x.shape)}; these weights were made for {weights.input.shape[1]}"
-        )
+    wanted = weights.recurrent.shape[0] if weights.input is None else weights.input.shape[1]
+    if x.shape[2] != wanted:
+        raise ValueError(f"x has {x.shape[2]} features at {list(x.shape)}; these weights were made for {wanted}")
     if lengths is not None:
         if not isinstance(lengths, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  users do
             raise ValueError(f"lengths must be an int64 tensor [batch], not a {type(lengths).__name__}")
@@ -159,7 +158,7 @@ def differentiable_backward(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple
 
 def run_torch(x: Tensor, weights: Weights, state: State, reverse: bool) -> tuple[Tensor, State]:
     """torch's own operator, for one layer and direction. Backwards in time is forwards on the flipped sequence."""
-    w, r, b, p, _ = weights
+    w, r, b, p, *_ = weights
     flat = [w, r]
     if b is not None:
         flat += [b, torch.zeros_like(b)]  # torch wants two biases

@@ -21,9 +21,9 @@ __all__ = ["available", "backward", "forward", "isa", "isas", "peak_flops", "use
 # The argument structures of holdfast.h, all of whose fields are 64 bits wide but for the two probabilities.
 _LSTM: Final = struct.Struct("@24q")
 _BUFFERS: Final = struct.Struct("@2q")
-_GRADIENTS: Final = struct.Struct("@15q")
-_CELL: Final = struct.Struct("@3q2fqQ2q")
-_PEEPHOLE, _COUPLED, _EXPONENTIAL = 1, 2, 4
+_GRADIENTS: Final = struct.Struct("@18q")
+_CELL: Final = struct.Struct("@3q2fqQ5qfi")
+_PEEPHOLE, _COUPLED, _EXPONENTIAL, _NORMALISED = 1, 2, 4, 8
 
 
 class _Room(threading.local):
@@ -108,12 +108,12 @@ class _Inputs:
         lengths: Tensor | None,
         variant: Variant,
     ) -> None:
-        w, r, _, p, peephole = weights
+        w, r, _, p, peephole, *norms = weights
         self.packed = lengths is not None and x.dim() == 2
-        if (x.dim() != 3 and not self.packed) or w.dim() != 2 or r.dim() != 2:
+        if (x.dim() != 3 and not self.packed) or r.dim() != 2:
             raise ValueError(
-                f"x, w_input and w_recurrent came with {x.dim()}, {w.dim()} and {r.dim()} axes; "
-                "expected 3 ([time, batch, features]), or 2 and lengths (packed), and 2 and 2"
+                f"x and w_recurrent came with {x.dim()} and {r.dim()} axes; "
+                "expected 3 ([time, batch, features]), or 2 and lengths (packed), and 2"
             )
         *self.leading, self.features = x.shape
         self.steps, self.batch = self.leading if lengths is None or not self.packed else _packed_size(x, lengths)
@@ -122,10 +122,16 @@ class _Inputs:
         if self.features < 1 or self.units < 1:
             raise ValueError(f"got {self.features} features and {self.units} units; expected at least one of each")
         self.x = _rows("x", x, x.shape)
-        self.w_input = _adjacent("w_input", w, (4 * self.units, self.features))
+        if w is None and self.features != 4 * self.units:
+            raise ValueError(f"ready sums of {self.units} units came with shape {list(x.shape)}; expected 4 * units")
+        self.w_input = None if w is None else _adjacent("w_input", w, (4 * self.units, self.features))
         self.w_recurrent = _adjacent("w_recurrent", r, (4 * self.units, self.width))
         self.projection = None if p is None else _adjacent("projection", p, (self.width, self.units))
         self.peephole = None if peephole is None else _adjacent("peephole", peephole, (3 * self.units,))
+        wide = (4 * self.units,), (self.units,), (self.units,)
+        names = ("gain_h", "gain_c", "bias_c")
+        given = zip(names, norms, wide, strict=True)
+        self.norms = [None if t is None else _adjacent(name, t, shape) for name, t, shape in given]
         mask = variant.h_mask
         self.variant = variant
         self.h_mask = None if mask is None else _adjacent("h_mask", mask, (self.batch, self.width))
@@ -152,7 +158,7 @@ class _Inputs:
             reverse,
             x.data_ptr(),
             *_strides(x),
-            self.w_input.data_ptr(),
+            _address(self.w_input),
             self.w_recurrent.data_ptr(),
             _address(bias),
             self.write_cell(),
@@ -170,13 +176,13 @@ class _Inputs:
     def write_cell(self) -> int:
         """Fill this thread's holdfast_cell; its address, or 0 for the plain cell."""
         variant, zoneout = self.variant, self.variant.zoneout
-        if variant.is_plain() and self.peephole is None and self.projection is None:
+        if variant.is_plain() and self.peephole is None and self.projection is None and self.norms[0] is None:
             return 0
         kind = (_PEEPHOLE if self.peephole is not None else 0) | (_COUPLED if variant.coupled else 0)
         _CELL.pack_into(
             _room.cell,
             0,
-            kind | (_EXPONENTIAL if variant.exponential else 0),
+            kind | (_EXPONENTIAL if variant.exponential else 0) | (0 if self.norms[0] is None else _NORMALISED),
             _address(self.peephole),
             _address(self.h_mask),
             zoneout.h,
@@ -185,6 +191,9 @@ class _Inputs:
             zoneout.seed or 0,
             _address(self.projection),
             self.width,
+            *map(_address, self.norms),
+            variant.epsilon,
+            0,
         )
         return _room.cell_at
 
@@ -248,7 +257,7 @@ def backward(
     need_x: bool,
     variant: Variant = PLAIN,
 ) -> Gradients:
-    """Gradients, given those of y, h_last, c_last (`outer`; None is zero). That of x is None unless `need_x`.
+    """Gradients, given those of y, h_last, c_last (`outer`; None is zero). That of x may be None unless `need_x`.
 
     `y` and `kept` are what `forward` returned; they are only read, so this may be called again.
     """
@@ -259,9 +268,10 @@ def backward(
     dy = None if outer[0] is None else _rows("dy", outer[0], outputs)
     dh_last = None if outer[1] is None else _adjacent("dh_last", outer[1], given.h_shape)
     dc_last = None if outer[2] is None else _adjacent("dc_last", outer[2], given.c_shape)
-    dx = _like(x, given.features) if need_x else None
+    dx = _like(x, given.features) if need_x or weights.gain_h is not None else None
     found = Weights(*(None if t is None else x.new_empty(t.shape) for t in weights._replace(bias=None)))  # pyright: ignore[reportArgumentType]
-    found = found._replace(bias=x.new_empty((4 * given.units,)))
+    if weights.gain_h is None:
+        found = found._replace(bias=x.new_empty((4 * given.units,)))
     dh0, dc0 = x.new_empty(given.h_shape), x.new_empty(given.c_shape)
     given.write(reverse, None, y, (0, 0))
     _check("kept", kept, (library.kept_floats(_room.lstm_at),))
@@ -275,13 +285,14 @@ def backward(
         _address(dc_last),
         _address(dx),
         *((0, 0) if dx is None else _strides(dx)),
-        found.input.data_ptr(),
+        _address(found.input),
         found.recurrent.data_ptr(),
         _address(found.bias),
         dh0.data_ptr(),
         dc0.data_ptr(),
         _address(found.peephole),
         _address(found.projection),
+        *map(_address, found[5:]),
     )
     _raise_if(library.backward(_room.lstm_at, _room.gradients_at))
     return Gradients(dx, found, dh0, dc0)

@@ -40,13 +40,13 @@ def lstm(
     if lengths is not None:  # what stands past a row's end is never read: 0 * NaN would reach a gradient
         runs_at = torch.arange(steps, device=x.device).unsqueeze(1) < lengths.to(x.device)  # [time, batch]
         x = torch.where(runs_at.unsqueeze(-1), x, torch.zeros_like(x))
-    hoisted = x @ weights.input.T  # [time, batch, 4 * hidden]
+    hoisted = x if weights.input is None else x @ weights.input.T  # [time, batch, 4 * hidden]
     if weights.bias is not None:
         hoisted = hoisted + weights.bias
     outputs: list[Tensor] = []
     for t in reversed(range(steps)) if reverse else range(steps):
         number = t if not reverse else (steps if lengths is None else lengths) - 1 - t
-        h_next, c_next = step(hoisted[t], State(h, c), weights, variant, number)
+        h_next, c_next = step(hoisted[t], State(h, c), weights, variant, number).state
         if lengths is None:
             h, c, y = h_next, c_next, h_next
         else:  # a row that is over, or in reverse has not begun, keeps its state and shows nothing
@@ -81,6 +81,6 @@ def lstm_packed(
 
 def zero_state(x: Tensor, weights: Weights, variant: Variant = PLAIN) -> State:
     """The state of a memory that has seen nothing."""
-    batch, hidden = x.shape[1], weights.input.shape[0] // 4
+    batch, hidden = x.shape[1], weights.recurrent.shape[0] // 4
     c = (3, batch, hidden) if variant.exponential else (batch, hidden)
     return State(x.new_zeros(batch, weights.recurrent.shape[1]), x.new_zeros(c))
