@@ -16,6 +16,10 @@ __version__ = "0.1.0"
 # name -> module; looked up on first use (PEP 562)
 _HOMES = {
     "LSTM": "engine",
+    "LSTMLayer": "engine",
+    "LSTMStack": "engine",
+    "Cell": "engine",
+    "Connection": "engine",
     "State": "engine",
     "Weights": "engine",
     "lstm": "engine",
@@ -39,6 +43,10 @@ if TYPE_CHECKING:
     from .apps.activity import ActivityRecognizer as ActivityRecognizer
     from .apps.forecast import Forecaster as Forecaster
     from .engine import LSTM as LSTM
+    from .engine import Cell as Cell
+    from .engine import Connection as Connection
+    from .engine import LSTMLayer as LSTMLayer
+    from .engine import LSTMStack as LSTMStack
     from .engine import State as State
     from .engine import Weights as Weights
     from .engine import accelerate as accelerate

@@ -2,8 +2,27 @@
 
 from .accelerate import accelerate, restore
 from .backend import backend_report
+from .cells import State, Variant, Weights, Zoneout
 from .functional import lstm
+from .gates import Gates, gates
+from .layer import Cell, LSTMLayer
 from .module import LSTM
-from .reference import State, Weights
+from .stack import Connection, LSTMStack
 
-__all__ = ["LSTM", "State", "Weights", "accelerate", "backend_report", "lstm", "restore"]
+__all__ = [
+    "LSTM",
+    "Cell",
+    "Connection",
+    "Gates",
+    "LSTMLayer",
+    "LSTMStack",
+    "State",
+    "Variant",
+    "Weights",
+    "Zoneout",
+    "accelerate",
+    "backend_report",
+    "gates",
+    "lstm",
+    "restore",
+]

@@ -20,8 +20,8 @@ torch.nn.LSTM's. The variants:
     h_mask        R sees h' * mask, one mask for all steps (Gal & Ghahramani, "A Theoretically Grounded Application of
                   Dropout in Recurrent Neural Networks", NeurIPS 2016)
     zoneout       units keep their h or c of the step before, at random (Krueger et al., ICLR 2017)
-    normalised    i, f, g, o from N(W x) * gain_x + N(R h') * gain_h + b, and h = o * tanh(gain_c * N(c) + bias_c): N takes
-                  mean and deviation out of a row (Ba, Kiros & Hinton, "Layer Normalization", 2016)
+    normalised    i, f, g, o from N(W x) * gain_x + N(R h') * gain_h + b, and h = o * tanh(gain_c * N(c) + bias_c); N
+                  takes mean and deviation out of a row (Ba, Kiros & Hinton, "Layer Normalization", 2016)
     exponential   i = exp(i~) with a normaliser n and a stabiliser m: h = o * c / n (sLSTM: Beck et al., "xLSTM", 2024)
 """
 

@@ -63,6 +63,20 @@ def run(
     return reference.lstm(x, weights, state, lengths=lengths, reverse=reverse, variant=variant)
 
 
+def lstm_packed(
+    x: Tensor, weights: Weights, state: State, lengths: Tensor, variant: Variant = PLAIN
+) -> tuple[Tensor, State]:
+    """`lstm` over rows as torch's PackedSequence has them: x [sum of lengths, features], y [sum of lengths, width].
+
+    Step by step the rows still running, in the order of falling length. State and lengths are by row.
+    """
+    choice = choose(x, weights, lengths, variant)
+    count(choice)
+    if choice.backend == "native":
+        return run_native(x, weights, state, lengths, False, variant)
+    return reference.lstm_packed(x, weights, state, lengths=lengths, variant=variant)
+
+
 def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
     """Raise ValueError where the arguments do not fit each other."""
     if x.dim() != 3:

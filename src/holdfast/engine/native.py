@@ -234,6 +234,17 @@ def forward(
     return y, h_last, c_last, kept
 
 
+def unpack_kept(kept: Tensor, weights: Weights, variant: Variant) -> Tensor:
+    """i, f, g, o and c of every row-step, [row-steps, 5, hidden], from a `kept` buffer: step by step the rows still
+    running, longest first."""
+    units = weights.recurrent.shape[0] // 4
+    wide, row_steps = int(kept[0]), int(kept[4])  # the header: see sign_kept in kernels/layout.h
+    each = 7 if variant.exponential else 5 if weights.gain_h is None else 10
+    blocks = -(-units // wide)
+    found = kept[16 : 16 + row_steps * blocks * each * wide].view(row_steps, blocks, each, wide)[:, :, :5]
+    return found.transpose(1, 2).reshape(row_steps, 5, blocks * wide)[:, :, :units]
+
+
 class Gradients(NamedTuple):
     """Those of everything that went into `forward`."""
 

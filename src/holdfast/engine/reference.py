@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .cells import PLAIN, State, Variant, Weights, step
 
-__all__ = ["State", "Weights", "lstm", "lstm_packed", "zero_state"]
+__all__ = ["State", "Weights", "gates", "lstm", "lstm_packed", "zero_state"]
 
 
 def lstm(
@@ -77,6 +77,31 @@ def lstm_packed(
     padded = x.new_zeros((steps, batch, x.shape[1])).masked_scatter(where, x)
     y, last = lstm(padded[:, order.argsort()], weights, state, lengths=lengths, reverse=reverse, variant=variant)
     return y[:, order][runs], last
+
+
+def gates(
+    x: Tensor,
+    weights: Weights,
+    state: State | None = None,
+    *,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+    variant: Variant = PLAIN,
+) -> Tensor:
+    """i, f, g, o and c of every step, [5, time, batch, hidden], zero past a row's length."""
+    steps, batch, _ = x.shape
+    now = zero_state(x, weights, variant) if state is None else state
+    ends = torch.full((batch,), steps) if lengths is None else lengths
+    hoisted = x if weights.input is None else x @ weights.input.T
+    hoisted = hoisted if weights.bias is None else hoisted + weights.bias
+    found = x.new_zeros((5, steps, batch, weights.recurrent.shape[0] // 4))
+    for t in reversed(range(steps)) if reverse else range(steps):
+        after, each = step(hoisted[t], now, weights, variant, ends - 1 - t if reverse else t)
+        runs = (ends > t).to(x.device).unsqueeze(-1)  # [batch, 1]
+        now = State(torch.where(runs, after.h, now.h), torch.where(runs, after.c, now.c))
+        c = after.c[0] if variant.exponential else after.c
+        found[:, t] = torch.where(runs, torch.stack((*each, c)), found[:, t])
+    return found
 
 
 def zero_state(x: Tensor, weights: Weights, variant: Variant = PLAIN) -> State:
