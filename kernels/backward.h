@@ -49,7 +49,8 @@ static void gates_of_step(const Backward &b, const BackwardShare &share, Index s
         const Index dy_at = row_step_at(s, p, place, step, b.g->dy_step, b.g->dy_row) + unit;
         const float *before = step ? kept_at(s, p, step - 1, place, first) + 4 * VL : nullptr;
         if (b.dshown) {
-            variant.dsums = b.g->dx + row_step_at(s, p, place, step, b.g->dx_step, b.g->dx_row);
+            variant.dsums = b.dsums + (k + place) * b.dgates_stride + first * BLOCK_SUMS;
+            variant.dinput = b.dinput + (k + place) * b.dgates_stride + first * BLOCK_SUMS;
             variant.dshown = b.dshown + (k + place) * b.state_stride;
             variant.norms = norms_at(s, p, step, place);
         }
@@ -118,6 +119,7 @@ static void hand_out_zeros(const Backward &b)
     if (b.g->dbias) memset(b.g->dbias, 0, rows);
     if (b.dpeephole && b.g->dpeephole) memset(b.g->dpeephole, 0, 3 * units * unit);
     if (b.dnorms) {
+        memset(b.g->dgain_x, 0, rows);
         memset(b.g->dgain_h, 0, rows);
         memset(b.g->dgain_c, 0, units * unit);
         memset(b.g->dbias_c, 0, units * unit);
@@ -225,7 +227,7 @@ static void backward_chunk(const Backward &b, const Duty &d, const Chunk &chunk)
     if (want_weights && first_row < last_row) gather_entered(b, chunk, first_row, last_row);
     wait_for_all(b.barrier, d.workers);
     if (b.dshown) norm_gradients(b, chunk, d.first_gate / BLOCK_SUMS, d.last_gate / BLOCK_SUMS);
-    if (b.g->dx && !p->w_input && !b.dshown) ready_gradient(b, chunk, first_row, last_row);
+    if (b.g->dx && !p->w_input) ready_gradient(b, chunk, first_row, last_row);
     if (b.g->dx) input_gradient(b, own, chunk, first_row, last_row);
     for (Index panel = 0; want_weights && panel < b.dweights.count; ++panel)
         weight_gradient(b, own, chunk, d.first_gate, d.last_gate, panel);

@@ -6,7 +6,7 @@
 #include "pack.h"
 #include "threads.h"
 
-enum : Index { CHUNK_ROWS = 512 };
+enum : Index { CHUNK_ROWS = 512, NORMS = 2 * GATES + 2 };
 
 struct BackwardWorker {
     float *tile; // [TILE_ROWS][PANEL*VL]
@@ -50,8 +50,10 @@ struct Backward {
     Variant variant;
     BackwardCells cells;
     float *dpeephole; // [blocks][i f o][VL]
+    float *dinput;    // like dgates: the gradient of W x; the same but of a normalised cell
+    float *dsums;     // like dgates: the gradient of the sums; the same but of a normalised cell
     float *dshown;    // [chunk_rows], state_stride apart: the gradient of gain_c * N(c) + bias_c
-    float *dnorms;    // [blocks][gain_h of 4 gates, gain_c, bias_c][VL]
+    float *dnorms;    // [blocks][gain_x, gain_h of 4 gates each, gain_c, bias_c][VL]
     ProjectionBackward projection;
     BackwardWorker *workers;
     Barrier *barrier;
@@ -74,9 +76,12 @@ static void plan_variant(Backward &b, Arena &arena)
         v.n0 = arena.take<float>(p->rows * b.state_stride);
     }
     plan_norms(v, arena);
+    b.dinput = b.dsums = b.dgates;
     if (is_kind(p, HOLDFAST_NORMALISED)) {
+        b.dinput = arena.take<float>(b.chunk_rows * b.dgates_stride);
+        b.dsums = arena.take<float>(b.chunk_rows * b.dgates_stride);
         b.dshown = arena.take<float>(b.chunk_rows * b.state_stride);
-        b.dnorms = arena.take<float>(b.blocks * 6 * VL);
+        b.dnorms = arena.take<float>(b.blocks * NORMS * VL);
     }
     if (!projects(p)) return;
     ProjectionBackward &q = b.projection;
@@ -102,9 +107,11 @@ static Index plan_backward(Backward &b, const holdfast_lstm *p, char *base)
     b.dgates = arena.take<float>(b.chunk_rows * b.dgates_stride);
     b.state_vectors = b.recurrent.vectors;
     const Index columns = (b.state_vectors + b.input.vectors) * VL;
-    b.entered = take_panels(arena, columns, b.chunk_rows);
+    // Gradients of R and W are made of the same gates' gradients in one product, unless a norm lies between.
+    const Index apart = is_kind(p, HOLDFAST_NORMALISED) ? b.state_vectors : 0;
+    b.entered = take_panels(arena, columns, b.chunk_rows, apart);
     b.columns = arena.take<Vector>(b.entered.vectors);
-    b.dweights = take_panels(arena, columns, depth);
+    b.dweights = take_panels(arena, columns, depth, apart);
     b.dbias = arena.take<float>(depth);
     b.zeros = arena.take<float>(PANEL * VL);
     b.dh_stride = row_stride(b.state_vectors * VL);

@@ -84,7 +84,7 @@ Outcome examine_cell(const holdfast_cell *cell)
         return BAD_CELL;
     if (exponential && (cell->kind != HOLDFAST_EXPONENTIAL || zoneout)) return BAD_CELL;
     if (normalised && (cell->kind != HOLDFAST_NORMALISED || zoneout)) return BAD_CELL;
-    if (normalised && (!cell->gain_h || !cell->gain_c || !cell->bias_c)) return MISSING_BUFFER;
+    if (normalised && (!cell->gain_x || !cell->gain_h || !cell->gain_c || !cell->bias_c)) return MISSING_BUFFER;
     if (cell->projection && (cell->projected < 1 || cell->zoneout_h > 0.0f)) return BAD_CELL;
     return peephole && !cell->peephole ? MISSING_BUFFER : DONE;
 }
@@ -97,7 +97,8 @@ Outcome examine(const holdfast_lstm *p)
         if (p->lengths[row] < 0 || p->lengths[row] > p->steps) return BAD_LENGTH;
     const bool empty = p->steps == 0 || p->rows == 0;
     const bool normalised = p->cell && (p->cell->kind & HOLDFAST_NORMALISED);
-    if ((!p->w_input && p->features != 4 * p->units) || (normalised && (p->w_input || p->bias))) return BAD_SIZE;
+    if (!p->w_input && p->features != 4 * p->units) return BAD_SIZE;
+    if (normalised && !p->w_input) return MISSING_BUFFER;
     if (!p->w_recurrent || !p->scratch) return MISSING_BUFFER;
     if (!empty && (!p->x || !p->y)) return MISSING_BUFFER;
     return DONE;
@@ -134,8 +135,7 @@ int64_t holdfast_lstm_backward(const holdfast_lstm *p, const holdfast_lstm_gradi
     if (const Outcome wrong = examine(p)) return wrong;
     if (!g || !p->kept) return MISSING_BUFFER;
     const bool normalised = p->cell && (p->cell->kind & HOLDFAST_NORMALISED);
-    const bool empty = p->steps == 0 || p->rows == 0;
-    if (normalised && ((!empty && !g->dx) || !g->dgain_h || !g->dgain_c || !g->dbias_c)) return MISSING_BUFFER;
+    if (normalised && (!g->dgain_x || !g->dgain_h || !g->dgain_c || !g->dbias_c)) return MISSING_BUFFER;
     return engine()->backward(p, g);
 }
 
@@ -148,14 +148,14 @@ const char *holdfast_error(int64_t code)
 {
     switch (code) {
     case DONE: return "done";
-    case BAD_SIZE: return "steps and rows must not be negative, features and units must be at least 1, ready sums 4 * units wide; a normalised "
-               "cell takes ready sums and no bias";
+    case BAD_SIZE:
+        return "steps and rows must not be negative, features and units must be at least 1, ready sums 4 * units wide";
     case BAD_LENGTH: return "a length lies outside 0..steps";
     case OTHER_KEPT: return "the kept buffer was written for another shape or by another instruction set";
     case MISSING_BUFFER: return "a buffer that this call needs is NULL";
     case BAD_CELL:
-        return "there is no such variant: the exponential and the normalised cell take neither each other nor peepholes, "
-               "coupling or zoneout; zoneout's probabilities lie within 0..1; zoneout of h takes no projection";
+        return "there is no such variant: the exponential and the normalised cell take neither each other nor "
+               "peepholes, coupling or zoneout; zoneout's probabilities lie within 0..1; zoneout of h takes no projection";
     default: return "unknown error";
     }
 }

@@ -15,12 +15,13 @@ static void hoist(const Forward &f, ForwardWorker &own, const Share &share, Inde
         for (Index place = share.first_place; place < least_index(share.last_place, f.schedule.active[s]); ++place)
             memcpy(own.x_rows + rows++ * p->features, x_at(f.schedule, p, place, s), sizeof(float) * p->features);
     const Index tiles = pieces(rows, TILE_ROWS), stride = f.blocks * BLOCK_SUMS;
+    const float *bias = is_kind(p, HOLDFAST_NORMALISED) ? f.zeros : f.bias; // there it comes after the norm
     for (Index block = share.first_block; block < share.last_block; ++block)
         for (Index t = 0; t < tiles; ++t) {
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
             tile_of[BY_ROWS][count - 1][PANEL - 1](
                 {p->features, own.x_rows + first * p->features, p->features,
-                 f.packed + block * (inputs(p) + h_width(p)) * BLOCK_SUMS, BLOCK_SUMS, f.bias + block * BLOCK_SUMS, 0,
+                 f.packed + block * (inputs(p) + h_width(p)) * BLOCK_SUMS, BLOCK_SUMS, bias + block * BLOCK_SUMS, 0,
                  own.x_sums + first * stride + block * BLOCK_SUMS, stride, nullptr, 0});
         }
 }
@@ -166,7 +167,8 @@ static void row_of_step(const Forward &f, ForwardWorker &own, const Share &share
 }
 
 // The products of a row's blocks first, for its mean and deviation run over all of them.
-static void normalised_rows_of_step(const Forward &f, ForwardWorker &own, const Share &share, Index step, Index rows)
+static void normalised_rows_of_step(const Forward &f, ForwardWorker &own, const Share &share, Index step, Index rows,
+                                    const float *x_sums)
 {
     const holdfast_lstm *p = f.p;
     const Index tiles = pieces(rows, TILE_ROWS), stride = f.blocks * BLOCK_SUMS;
@@ -176,16 +178,16 @@ static void normalised_rows_of_step(const Forward &f, ForwardWorker &own, const 
         for (Index block = 0; block < f.blocks; ++block)
             tile_of[BY_ROWS][count - 1][PANEL - 1](
                 {h_width(p), f.input[step & 1] + first * f.input_stride + f.h_column, f.input_stride,
-                 f.packed + block * h_width(p) * BLOCK_SUMS, BLOCK_SUMS, f.bias, 0, own.sums + block * BLOCK_SUMS,
-                 stride, nullptr, 0});
+                 f.packed + (block * (inputs(p) + h_width(p)) + inputs(p)) * BLOCK_SUMS, BLOCK_SUMS, f.zeros, 0,
+                 own.sums + block * BLOCK_SUMS, stride, nullptr, 0});
         for (Index m = 0; m < count; ++m) {
             const Index place = first + m;
             float *c = f.c + place * VL, *y = y_at(f.schedule, p, place, step);
             float *kept = p->kept ? kept_at(f.schedule, p, step, place, 0) : nullptr;
-            const NormalisedRow row = {own.sums + m * stride, x_at(f.schedule, p, place, step),
+            const NormalisedRow row = {own.sums + m * stride, x_sums + (place - share.first_place) * stride,
                                        kept ? norms_at(f.schedule, p, step, place) : nullptr, own.o, f.blocks,
                                        p->rows * VL};
-            normalised_cells(f.variant, row, c, kept);
+            normalised_cells(f.variant, row, f.bias, c, kept);
             normalised_outputs(f.variant, row, c, kept);
             for (Index block = 0; block < f.blocks; ++block)
                 show(cells_of(f, {step, block, place, 1, nullptr}, &y), 0, load(own.o + block * VL));
@@ -201,7 +203,7 @@ static void forward_step(const Forward &f, ForwardWorker &own, const Share &shar
         memcpy(f.input[step & 1] + place * f.input_stride + f.h_column - inputs(p), x_at(f.schedule, p, place, step),
                sizeof(float) * static_cast<size_t>(inputs(p)));
     if (is_kind(p, HOLDFAST_NORMALISED))
-        normalised_rows_of_step(f, own, share, step, rows);
+        normalised_rows_of_step(f, own, share, step, rows, x_sums);
     else if (rows == 1 && !p->cell)
         row_of_step(f, own, share, step, x_sums);
     else
@@ -250,7 +252,8 @@ static void all_steps(const Forward &f, ForwardWorker &own, const Share &share, 
 {
     const holdfast_lstm *p = f.p;
     const Index most = share.last_place - share.first_place;
-    const bool hoisted = p->steps > 1 && p->w_input && most > 0 && (by_units || most <= HOIST_ROWS);
+    const bool pays = p->steps > 1 && p->w_input && (by_units || most <= HOIST_ROWS);
+    const bool hoisted = most > 0 && (pays || is_kind(p, HOLDFAST_NORMALISED));
     const Index panels = f.projection.count, first_panel = by_units ? border(panels, workers, worker) : 0;
     const Index last_panel = by_units ? border(panels, workers, worker + 1) : panels;
     const float *x_sums = nullptr;

@@ -28,6 +28,7 @@ struct Forward {
     Index blocks;
     float *packed;   // [blocks][features + h_width][4 gates][VL]
     float *bias;     // [blocks][4 gates][VL]
+    float *zeros;    // the same of a normalised cell
     float *input[2]; // [rows] x (inputs) | h (h_width), input_stride apart; steps take turns
     Index input_stride;
     Index h_column; // where h begins: on a cache line
@@ -54,6 +55,7 @@ static void plan_cells(Forward &f, Arena &arena)
     if (h_stands_apart(p)) f.variant.h = arena.take<float>(state);
     if (is_kind(p, HOLDFAST_PEEPHOLE)) f.variant.peephole = arena.take<float>(f.blocks * 3 * VL);
     plan_norms(f.variant, arena);
+    f.zeros = is_kind(p, HOLDFAST_NORMALISED) ? arena.take<float>(f.blocks * BLOCK_SUMS) : nullptr;
     f.shown_stride = row_stride(f.blocks * VL);
     f.projection = {};
     f.shown = nullptr;
@@ -77,8 +79,10 @@ static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
     f.barrier = arena.take<Barrier>(1);
     const Index workers = useful_workers(p);
     f.workers = arena.take<ForwardWorker>(workers);
-    const Index hoisted = p->steps > 1 && p->w_input ? Index{HOISTED_ROWS} : 0;
-    const Index sums_rows = is_kind(p, HOLDFAST_NORMALISED) ? TILE_ROWS * f.blocks : largest_index(TILE_ROWS, f.blocks);
+    const bool normalised = is_kind(p, HOLDFAST_NORMALISED);
+    const Index most_hoisted = normalised ? largest_index(HOISTED_ROWS, p->rows) : Index{HOISTED_ROWS};
+    const Index hoisted = normalised || (p->steps > 1 && p->w_input) ? most_hoisted : 0;
+    const Index sums_rows = normalised ? TILE_ROWS * f.blocks : largest_index(TILE_ROWS, f.blocks);
     for (Index w = 0; w < workers; ++w) {
         ForwardWorker own = {};
         own.y = arena.take<float *>(largest_index(p->rows, f.blocks));
@@ -93,7 +97,7 @@ static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
 
 static inline bool too_short_to_pack(const holdfast_lstm *p)
 {
-    return p->steps == 1 && p->rows <= 2 && p->w_input;
+    return p->steps == 1 && p->rows <= 2 && p->w_input && !is_kind(p, HOLDFAST_NORMALISED);
 }
 
 static void pack_share(const Forward &f, Index first, Index last)
@@ -111,7 +115,9 @@ static void pack_share(const Forward &f, Index first, Index last)
         }
     }
     if (f.variant.peephole) pack_peephole(f.variant.peephole, p, first, last);
-    if (f.variant.gain_h) pack_norms(f.variant, first, last);
+    if (!f.zeros) return;
+    pack_norms(f.variant, first, last);
+    memset(f.zeros + first * BLOCK_SUMS, 0, sizeof(float) * static_cast<size_t>((last - first) * BLOCK_SUMS));
 }
 
 // h0 of VL columns, as R is to see it, and proper where that differs.

@@ -92,9 +92,9 @@ static inline void block_backward(const CellGradients &cell, Index block, Index 
 }
 
 // Padding must stay zero: an Inf in x makes NaN of its sums, and the products run over it.
-static inline void clear_padding(const CellGradients &cell, Index blocks, Index present_in_last)
+static inline void clear_padding(float *dgates, Index blocks, Index present_in_last)
 {
-    float *to = cell.dgates + (blocks - 1) * BLOCK_SUMS;
+    float *to = dgates + (blocks - 1) * BLOCK_SUMS;
     for (Index gate = 0; gate < GATES; ++gate)
         for (Index n = present_in_last; n < VL; ++n) to[gate * VL + n] = 0.0f;
 }
@@ -104,7 +104,7 @@ static inline void cells_backward(const CellGradients &cell, Index blocks, Index
     for (Index block = 0; block + 1 < blocks; ++block) block_backward(cell, block, VL);
     if (blocks == 0) return;
     block_backward(cell, blocks - 1, present_in_last);
-    clear_padding(cell, blocks, present_in_last);
+    clear_padding(cell.dgates, blocks, present_in_last);
 }
 
 #endif

@@ -45,9 +45,8 @@ extern "C" {
  *     c0, c_last and their gradients then hold [3, rows, units]: c, n, m. m cancels in h: the gradient
  *       takes it for a constant, and that of m_last is not read.
  *   NORMALISED   (Ba et al. 2016)              with N(v) = (v - mean) / sqrt(variance + epsilon) over a row:
- *       the sums are x + gain_h * N(R h')          h = o * tanh(gain_c * N(c) + bias_c)
- *       x is given as ready sums (w_input is NULL), into which the caller has put N(W x) and the bias; of the others
- *       only h_mask and a projection go with it.
+ *       the sums are gain_x * N(W x) + gain_h * N(R h') + b          h = o * tanh(gain_c * N(c) + bias_c)
+ *       Of the others only h_mask and a projection go with it.
  */
 enum { HOLDFAST_PEEPHOLE = 1, HOLDFAST_COUPLED = 2, HOLDFAST_EXPONENTIAL = 4, HOLDFAST_NORMALISED = 8 };
 
@@ -63,7 +62,7 @@ typedef struct holdfast_cell { /* what makes the cell of a layer another than th
     const float *projection; /* P [projected, units] (Sak et al. 2014): h = P (o * tanh(c)), or NULL; h0, y, h_last and
                                 R's columns are then `projected` wide */
     int64_t projected;
-    const float *gain_h;          /* [4*units], with NORMALISED */
+    const float *gain_x, *gain_h; /* [4*units], with NORMALISED */
     const float *gain_c, *bias_c; /* [units] */
     float epsilon;
     int32_t unused;
@@ -101,7 +100,7 @@ typedef struct holdfast_lstm_gradients {
     float *dh0, *dc0;    /* [rows, units] */
     float *dpeephole;    /* [3*units] */
     float *dprojection;  /* [projected, units] */
-    float *dgain_h;      /* [4*units] */
+    float *dgain_x, *dgain_h; /* [4*units] */
     float *dgain_c, *dbias_c; /* [units] */
 } holdfast_lstm_gradients;
 

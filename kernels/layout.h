@@ -66,7 +66,7 @@ static inline bool h_stands_apart(const holdfast_lstm *p)
 // Vectors kept for the backward pass per block of units: see variants.h for the seven.
 static inline Index kept_per_unit(const holdfast_lstm *p)
 {
-    return is_kind(p, HOLDFAST_EXPONENTIAL) ? 7 : is_kind(p, HOLDFAST_NORMALISED) ? 10 : 5;
+    return is_kind(p, HOLDFAST_EXPONENTIAL) ? 7 : is_kind(p, HOLDFAST_NORMALISED) ? 14 : 5;
 }
 
 // Hands out pieces of the scratch; with base = nullptr it only counts.
@@ -166,15 +166,15 @@ static inline float *y_at(const Schedule &s, const holdfast_lstm *p, Index place
 // kept: a header, then for every step [place][block][kept_per_unit: i f g o c ...][VL].
 static inline Index kept_floats(const holdfast_lstm *p)
 {
-    const Index norms = is_kind(p, HOLDFAST_NORMALISED) ? 2 : 0;
+    const Index norms = is_kind(p, HOLDFAST_NORMALISED) ? 3 : 0;
     return KEPT_HEADER + total_steps(p) * (blocks_of(p) * kept_per_unit(p) * VL + norms);
 }
 
-// Of a normalised cell: one over the deviations of R h' and of c, per row-step, behind all else.
+// Of a normalised cell: one over the deviations of R h', of c and of W x, per row-step, behind all else.
 static inline float *norms_at(const Schedule &s, const holdfast_lstm *p, Index step, Index place)
 {
     const Index all = s.offset[p->steps] * blocks_of(p) * kept_per_unit(p) * VL;
-    return p->kept + KEPT_HEADER + all + 2 * (s.offset[step] + place);
+    return p->kept + KEPT_HEADER + all + 3 * (s.offset[step] + place);
 }
 
 static inline float *kept_at(const Schedule &s, const holdfast_lstm *p, Index step, Index place, Index block)

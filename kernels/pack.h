@@ -78,16 +78,22 @@ struct Panels {
     Index count;
     Index depth; // blocks * BLOCK_SUMS
     float *packed;
+    Index apart; // so many first vectors share no panel with the rest
 
-    Index first(Index panel) const { return border(vectors, count, panel); }
+    Index first(Index panel) const
+    {
+        const Index before = pieces(apart, PANEL);
+        if (panel < before) return border(apart, before, panel);
+        return apart + border(vectors - apart, count - before, panel - before);
+    }
     Index width(Index panel) const { return first(panel + 1) - first(panel); }
     float *at(Index panel) const { return packed + first(panel) * VL * depth; }
 };
 
-static inline Panels take_panels(Arena &arena, Index columns, Index depth)
+static inline Panels take_panels(Arena &arena, Index columns, Index depth, Index apart = 0)
 {
-    const Index vectors = pieces(columns, VL);
-    return {vectors, pieces(vectors, PANEL), depth, arena.take<float>(vectors * VL * depth)};
+    const Index vectors = pieces(columns, VL), count = pieces(apart, PANEL) + pieces(vectors - apart, PANEL);
+    return {vectors, count, depth, arena.take<float>(vectors * VL * depth), apart};
 }
 
 static void pack_panel(const Panels &panels, Index panel, const float *weights, Index units, Index columns)

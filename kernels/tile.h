@@ -103,7 +103,7 @@ static inline Index pieces(Index count, Index most)
 // Border `index` of `count` things cut into `parts` pieces of nearly the same size: 16 rows make 6+5+5, not 6+6+4.
 static inline Index border(Index count, Index parts, Index index)
 {
-    return count * index / parts;
+    return parts ? count * index / parts : 0;
 }
 
 #endif

@@ -17,9 +17,10 @@ struct Variant {
     float *dn;        // [blocks][VL]
     float *n0;        // [blocks][VL]
     float *carry;     // [blocks][VL] gradient of h that passes by R; nullptr without
-    float *gain_h, *gain_c, *bias_c; // of a normalised cell: [blocks][4 gates][VL], [blocks][VL] twice; see normalise.h
-    float *dsums, *dshown;           // of one row: [4 gates][units], [blocks][VL]
-    const float *norms;              // of one row: [2]
+    // Of a normalised cell, see normalise.h:
+    float *gain_x, *gain_h, *gain_c, *bias_c; // [blocks][4 gates][VL] twice, [blocks][VL] twice
+    float *dsums, *dinput, *dshown;           // of one row: [blocks][4 gates][VL] twice, [blocks][VL]
+    const float *norms;                       // of one row: [3]
     float *projected; // [blocks][VL] out: o * tanh(c), which the projection multiplied; nullptr without
 };
 
@@ -236,7 +237,7 @@ template <int KIND, Zoneout ZONEOUT>
 static void variant_backward(const CellGradients &cell, Index blocks, Index present_in_last)
 {
     for (Index block = 0; block < blocks; ++block) variant_block_backward<KIND, ZONEOUT>(cell, block);
-    if (blocks) clear_padding(cell, blocks, present_in_last);
+    if (blocks) clear_padding(cell.dgates, blocks, present_in_last);
 }
 
 // m counts as a constant: h does not depend on it.
@@ -259,7 +260,7 @@ static void exponential_backward(const CellGradients &cell, Index blocks, Index 
         store(cell.dc + block * VL, dc * f);
         store(dn_at, dn * f);
     }
-    if (blocks) clear_padding(cell, blocks, present_in_last);
+    if (blocks) clear_padding(cell.dgates, blocks, present_in_last);
 }
 
 typedef void (*ForwardCells)(Index rows, const CellRows &);

@@ -71,7 +71,7 @@ static void input_gradient(const Backward &b, BackwardWorker &own, const Chunk &
         Walk at = rows > 0 ? walk_to(b, chunk, first) : Walk{0, 0};
         for (Index t = 0; t < tiles; ++t) {
             const Index k = first + border(rows, tiles, t), count = first + border(rows, tiles, t + 1) - k;
-            tile_of[BY_ROWS][count - 1][width - 1]({b.input.depth, b.dgates + k * b.dgates_stride, b.dgates_stride,
+            tile_of[BY_ROWS][count - 1][width - 1]({b.input.depth, b.dinput + k * b.dgates_stride, b.dgates_stride,
                                                     b.input.at(panel), width * VL, b.zeros, 0, own.tile, width * VL,
                                                     nullptr, 0});
             for (Index m = 0; m < count; ++m, walk_on(b, at)) {
@@ -120,13 +120,14 @@ static void weight_gradient(const Backward &b, BackwardWorker &own, const Chunk 
                             Index panel)
 {
     const Index tiles = pieces(last - first, TILE_ROWS), width = b.dweights.width(panel), stride = width * VL;
+    const float *dgates = b.dweights.first(panel) < b.state_vectors ? b.dgates : b.dinput;
     for (Index t = 0; t < tiles; ++t) {
         const Index gate = first + border(last - first, tiles, t);
         const Index count = first + border(last - first, tiles, t + 1) - gate;
         float *sums = b.dweights.at(panel) + gate * stride;
         // Wide layers keep these sums in the third-level cache: the next tile's are fetched while this one works.
         const float *ahead = chunk.fresh ? nullptr : sums + count * stride;
-        tile_of[BY_COLUMNS][count - 1][width - 1]({chunk.rows, b.dgates + gate, b.dgates_stride, b.entered.at(panel),
+        tile_of[BY_COLUMNS][count - 1][width - 1]({chunk.rows, dgates + gate, b.dgates_stride, b.entered.at(panel),
                                                    stride, chunk.fresh ? b.zeros : sums, chunk.fresh ? 0 : stride,
                                                    chunk.first ? sums : own.tile, stride, ahead,
                                                    ahead ? pieces(TILE_ROWS * stride, chunk.rows) : 0});
@@ -141,7 +142,7 @@ static void bias_gradient(const Backward &b, const Chunk &chunk, Index first, In
         Vec sum[GATES];
         for (Index n = 0; n < GATES; ++n) sum[n] = chunk.fresh ? Vec{} : load(b.dbias + gate + n * VL);
         for (Index k = 0; k < chunk.rows; ++k)
-            for (Index n = 0; n < GATES; ++n) sum[n] += load(b.dgates + k * b.dgates_stride + gate + n * VL);
+            for (Index n = 0; n < GATES; ++n) sum[n] += load(b.dsums + k * b.dgates_stride + gate + n * VL);
         for (Index n = 0; n < GATES; ++n) store(b.dbias + gate + n * VL, sum[n]);
         for (Index k = gate; !chunk.first && k < gate + BLOCK_SUMS; ++k)
             if (weight_row(k, b.p->units) >= 0) b.g->dbias[weight_row(k, b.p->units)] = b.dbias[k];
@@ -174,30 +175,37 @@ static void peephole_gradient(const Backward &b, const Chunk &chunk, Index first
     }
 }
 
-// Those of a normalised cell's gains and bias. dx holds the gradient of its sums.
+// Those of a normalised cell's gains and bias.
 static void norm_gradients(const Backward &b, const Chunk &chunk, Index first_block, Index last_block)
 {
     const holdfast_lstm *p = b.p;
     for (Index block = first_block; block < last_block; ++block) {
         const Index present = least_index(VL, p->units - block * VL), unit = block * VL;
-        float *sums = b.dnorms + block * 6 * VL;
-        Vec sum[6];
-        for (Index n = 0; n < 6; ++n) sum[n] = chunk.fresh ? Vec{} : load(sums + n * VL);
+        float *sums = b.dnorms + block * NORMS * VL;
+        Vec sum[NORMS] = {};
         Walk at = walk_to(b, chunk, 0);
         for (Index k = 0; k < chunk.rows; ++k, walk_on(b, at)) {
-            const float *kept = kept_at(b.schedule, p, at.step, at.place, block) + 5 * VL;
-            const float *dx = b.g->dx + row_step_at(b.schedule, p, at.place, at.step, b.g->dx_step, b.g->dx_row);
+            const float *kept = kept_at(b.schedule, p, at.step, at.place, block);
+            const float *dsums = b.dsums + k * b.dgates_stride + block * BLOCK_SUMS;
             const Vec dshown = load(b.dshown + k * b.state_stride + unit);
-            for (Index n = 0; n < GATES; ++n)
-                sum[n] = fma(part(dx + n * p->units + unit, present), load(kept + n * VL), sum[n]);
-            sum[4] = fma(dshown, load(kept + 4 * VL), sum[4]);
-            sum[5] += dshown;
+            for (Index n = 0; n < GATES; ++n) {
+                sum[n] = fma(load(dsums + n * VL), load(kept + (10 + n) * VL), sum[n]);
+                sum[GATES + n] = fma(load(dsums + n * VL), load(kept + (5 + n) * VL), sum[GATES + n]);
+            }
+            sum[2 * GATES] = fma(dshown, load(kept + 9 * VL), sum[2 * GATES]);
+            sum[2 * GATES + 1] += dshown;
         }
-        for (Index n = 0; n < 6; ++n) store(sums + n * VL, sum[n]);
+        for (Index n = 0; n < NORMS; ++n) {
+            if (!chunk.fresh) sum[n] += load(sums + n * VL); // chunk by chunk, which rounds less than row by row
+            store(sums + n * VL, sum[n]);
+        }
         if (chunk.first) continue;
-        for (Index n = 0; n < GATES; ++n) store_part(b.g->dgain_h + n * p->units + unit, sum[n], present);
-        store_part(b.g->dgain_c + unit, sum[4], present);
-        store_part(b.g->dbias_c + unit, sum[5], present);
+        for (Index n = 0; n < GATES; ++n) {
+            store_part(b.g->dgain_x + n * p->units + unit, sum[n], present);
+            store_part(b.g->dgain_h + n * p->units + unit, sum[GATES + n], present);
+        }
+        store_part(b.g->dgain_c + unit, sum[2 * GATES], present);
+        store_part(b.g->dbias_c + unit, sum[2 * GATES + 1], present);
     }
 }
 

@@ -37,7 +37,7 @@ class Case:
     dc: Tensor | None
     projection: Tensor | None = None
     peephole: Tensor | None = None
-    norms: tuple[Tensor, Tensor, Tensor] | tuple[None, None, None] = (None, None, None)
+    norms: tuple[Tensor, ...] = ()
     variant: Variant = PLAIN
 
     def weights(self) -> Weights:
@@ -121,6 +121,7 @@ NAMES = (
     "dbias",
     "dprojection",
     "dpeephole",
+    "dgain_x",
     "dgain_h",
     "dgain_c",
     "dbias_c",
@@ -160,8 +161,8 @@ def truth(case: Case, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         return (torch.zeros(shape) if t is None else t).to(dtype, copy=True).requires_grad_()
 
     memory = (3, batch, hidden) if case.variant.exponential else (batch, hidden)
-    bias = leaf(case.b, 4 * hidden) if case.norms[0] is None else None
-    w, *more = [None if t is None else leaf(t) for t in (case.w, case.projection, case.peephole, *case.norms)]
+    bias = leaf(case.b, 4 * hidden)
+    w, *more = [None if t is None else leaf(t) for t in (case.w, case.projection, case.peephole, *case.weights()[5:])]
     leaves = [
         leaf(case.x),
         leaf(case.h0, batch, width),

@@ -52,11 +52,11 @@ def variant_of(case: Case, name: str, seed: int = 5) -> Case:
         r, h0 = normal(4 * hidden, width) / hidden**0.5, normal(batch, width)
         dy, dh = normal(*case.x.shape[:2], width), normal(batch, width)
         case = replace(case, projection=p, r=r, h0=h0, dy=dy, dh=dh)
-    if "ready" in words or "normalised" in words:
+    if "ready" in words:
         case = replace(case, w=None, x=normal(*case.x.shape[:2], 4 * hidden))
     if "normalised" in words:
-        norms = (1 + normal(4 * hidden) / 4, 1 + normal(hidden) / 4, normal(hidden) / 4)
-        case = replace(case, b=None, norms=norms)
+        gains = (1 + normal(size) / 4 for size in (4 * hidden, 4 * hidden, hidden))
+        case = replace(case, norms=(*gains, normal(hidden) / 4))
     if "peephole" in words:
         case = replace(case, peephole=normal(3 * hidden))
     if "exponential" in words:  # n is positive wherever there is anything in the memory; an empty row starts from zero

@@ -42,12 +42,13 @@ class State(NamedTuple):
 class Weights(NamedTuple):
     """One layer, one direction. Rows in gate order i, f, g, o."""
 
-    input: Tensor | None  # W [4 * hidden, features]; None: x holds ready sums, W x or more, [..., 4 * hidden]
+    input: Tensor | None  # W [4 * hidden, features]; None: x is W x already, [..., 4 * hidden]
     recurrent: Tensor  # R [4 * hidden, hidden], or [4 * hidden, projection]
     bias: Tensor | None = None  # b [4 * hidden]: the sum of torch's two
     projection: Tensor | None = None  # P [projection, hidden]
     peephole: Tensor | None = None  # [3 * hidden], rows pi, pf, po
-    gain_h: Tensor | None = None  # [4 * hidden]; with it, R h' and c are normalised: x then holds N(W x) * gain_x + b
+    gain_x: Tensor | None = None  # [4 * hidden]; with it and the next three W x, R h' and c are normalised
+    gain_h: Tensor | None = None  # [4 * hidden]
     gain_c: Tensor | None = None  # [hidden]
     bias_c: Tensor | None = None  # [hidden]
 

@@ -5,7 +5,7 @@ from typing import Final, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, layer_norm
+from torch.nn.functional import dropout
 
 from .cells import State, Variant, Weights, Zoneout
 from .functional import lstm, lstm_packed
@@ -146,7 +146,6 @@ class LSTMLayer(nn.Module):
             raise ValueError(f"x must be [time, batch, {self.input_size}], not {list(x.shape)}")
         weights, variant = self.weights(), self.variant(x)
         before = self.initial_state(x, weights, variant) if state is None else State(*state)
-        x = self.ready(x, lengths)
         if resets is None:
             return lstm(x, weights, before, lengths=lengths, reverse=reverse, variant=variant)
         if reverse or resets.dtype != torch.bool or resets.shape != x.shape[:2] or not resets.is_cpu:
@@ -172,8 +171,7 @@ class LSTMLayer(nn.Module):
             with torch.no_grad():
                 weights, variant = self.weights(), self.variant(x)
                 before = self.initial_state(x, weights, variant) if state is None else state
-                ready = self.ready(x, lengths)
-                return gates(ready, weights, before, lengths=lengths, reverse=reverse, variant=variant)
+                return gates(x, weights, before, lengths=lengths, reverse=reverse, variant=variant)
         finally:
             self.train(training)
 
@@ -185,9 +183,7 @@ class LSTMLayer(nn.Module):
         if self.cell.coupled:  # rows of i that count for nothing
             w, r = (torch.cat([t.new_zeros(self.hidden_size, t.shape[1]), t]) for t in (w, r))
             b = None if b is None else torch.cat([b.new_zeros(self.hidden_size), b])
-        if self.cell.normalised:
-            return Weights(None, r, None, self.weight_hr, None, self.gain_h, self.gain_c, self.bias_c)
-        return Weights(w, r, b, self.weight_hr, self.peephole)
+        return Weights(w, r, b, self.weight_hr, self.peephole, self.gain_x, self.gain_h, self.gain_c, self.bias_c)
 
     def variant(self, x: Tensor) -> Variant:
         """The options of this call, its random numbers drawn from torch's generator."""
@@ -197,15 +193,6 @@ class LSTMLayer(nn.Module):
         if self.training and (cell.zoneout_h or cell.zoneout_c):
             seed = int(torch.randint(2**62, ()))
         return Variant(cell.coupled, cell.exponential, mask, Zoneout(cell.zoneout_h, cell.zoneout_c, seed))
-
-    def ready(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """x as the weights expect it: of a normalised cell N(W x) * gain_x + b, [time, batch, 4 * hidden]."""
-        if not self.cell.normalised:
-            return x
-        if lengths is not None:  # padding may hold anything, and a normalised NaN has a NaN gradient
-            runs = torch.arange(x.shape[0]).unsqueeze(1) < lengths
-            x = torch.where(runs.unsqueeze(-1).to(x.device), x, torch.zeros_like(x))
-        return layer_norm(x @ self.weight_ih.T, self.weight_ih.shape[:1], self.gain_x, self.bias)
 
     def initial_state(self, x: Tensor, weights: Weights, variant: Variant) -> State:
         """Zeros, or what has been learnt, for every row."""

@@ -21,8 +21,8 @@ __all__ = ["available", "backward", "forward", "isa", "isas", "peak_flops", "use
 # The argument structures of holdfast.h, all of whose fields are 64 bits wide but for the two probabilities.
 _LSTM: Final = struct.Struct("@24q")
 _BUFFERS: Final = struct.Struct("@2q")
-_GRADIENTS: Final = struct.Struct("@18q")
-_CELL: Final = struct.Struct("@3q2fqQ5qfi")
+_GRADIENTS: Final = struct.Struct("@19q")
+_CELL: Final = struct.Struct("@3q2fqQ6qfi")
 _PEEPHOLE, _COUPLED, _EXPONENTIAL, _NORMALISED = 1, 2, 4, 8
 
 
@@ -128,8 +128,8 @@ class _Inputs:
         self.w_recurrent = _adjacent("w_recurrent", r, (4 * self.units, self.width))
         self.projection = None if p is None else _adjacent("projection", p, (self.width, self.units))
         self.peephole = None if peephole is None else _adjacent("peephole", peephole, (3 * self.units,))
-        wide = (4 * self.units,), (self.units,), (self.units,)
-        names = ("gain_h", "gain_c", "bias_c")
+        wide = (4 * self.units,), (4 * self.units,), (self.units,), (self.units,)
+        names = ("gain_x", "gain_h", "gain_c", "bias_c")
         given = zip(names, norms, wide, strict=True)
         self.norms = [None if t is None else _adjacent(name, t, shape) for name, t, shape in given]
         mask = variant.h_mask
@@ -239,7 +239,7 @@ def unpack_kept(kept: Tensor, weights: Weights, variant: Variant) -> Tensor:
     running, longest first."""
     units = weights.recurrent.shape[0] // 4
     wide, row_steps = int(kept[0]), int(kept[4])  # the header: see sign_kept in kernels/layout.h
-    each = 7 if variant.exponential else 5 if weights.gain_h is None else 10
+    each = 7 if variant.exponential else 5 if weights.gain_h is None else 14
     blocks = -(-units // wide)
     found = kept[16 : 16 + row_steps * blocks * each * wide].view(row_steps, blocks, each, wide)[:, :, :5]
     return found.transpose(1, 2).reshape(row_steps, 5, blocks * wide)[:, :, :units]
@@ -268,7 +268,7 @@ def backward(
     need_x: bool,
     variant: Variant = PLAIN,
 ) -> Gradients:
-    """Gradients, given those of y, h_last, c_last (`outer`; None is zero). That of x may be None unless `need_x`.
+    """Gradients, given those of y, h_last, c_last (`outer`; None is zero). That of x is None unless `need_x`.
 
     `y` and `kept` are what `forward` returned; they are only read, so this may be called again.
     """
@@ -279,10 +279,9 @@ def backward(
     dy = None if outer[0] is None else _rows("dy", outer[0], outputs)
     dh_last = None if outer[1] is None else _adjacent("dh_last", outer[1], given.h_shape)
     dc_last = None if outer[2] is None else _adjacent("dc_last", outer[2], given.c_shape)
-    dx = _like(x, given.features) if need_x or weights.gain_h is not None else None
+    dx = _like(x, given.features) if need_x else None
     found = Weights(*(None if t is None else x.new_empty(t.shape) for t in weights._replace(bias=None)))  # pyright: ignore[reportArgumentType]
-    if weights.gain_h is None:
-        found = found._replace(bias=x.new_empty((4 * given.units,)))
+    found = found._replace(bias=x.new_empty((4 * given.units,)))
     dh0, dc0 = x.new_empty(given.h_shape), x.new_empty(given.c_shape)
     given.write(reverse, None, y, (0, 0))
     _check("kept", kept, (library.kept_floats(_room.lstm_at),))

@@ -6,6 +6,7 @@ Python loop over time: the truth, not the fast path.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from .cells import PLAIN, State, Variant, Weights, step
 
@@ -40,9 +41,7 @@ def lstm(
     if lengths is not None:  # what stands past a row's end is never read: 0 * NaN would reach a gradient
         runs_at = torch.arange(steps, device=x.device).unsqueeze(1) < lengths.to(x.device)  # [time, batch]
         x = torch.where(runs_at.unsqueeze(-1), x, torch.zeros_like(x))
-    hoisted = x if weights.input is None else x @ weights.input.T  # [time, batch, 4 * hidden]
-    if weights.bias is not None:
-        hoisted = hoisted + weights.bias
+    hoisted = input_sums(x, weights, variant)
     outputs: list[Tensor] = []
     for t in reversed(range(steps)) if reverse else range(steps):
         number = t if not reverse else (steps if lengths is None else lengths) - 1 - t
@@ -58,6 +57,14 @@ def lstm(
         outputs.reverse()
     y = torch.stack(outputs) if outputs else x.new_zeros((0, batch, weights.recurrent.shape[1]))
     return y, State(h, c)
+
+
+def input_sums(x: Tensor, weights: Weights, variant: Variant) -> Tensor:
+    """What x gives to the gates, W x + b or gain_x * N(W x) + b, [time, batch, 4 * hidden]."""
+    hoisted = x if weights.input is None else x @ weights.input.T
+    if weights.gain_x is not None:
+        return layer_norm(hoisted, weights.gain_x.shape, weights.gain_x, weights.bias, variant.epsilon)
+    return hoisted if weights.bias is None else hoisted + weights.bias
 
 
 def lstm_packed(
@@ -92,8 +99,7 @@ def gates(
     steps, batch, _ = x.shape
     now = zero_state(x, weights, variant) if state is None else state
     ends = torch.full((batch,), steps) if lengths is None else lengths
-    hoisted = x if weights.input is None else x @ weights.input.T
-    hoisted = hoisted if weights.bias is None else hoisted + weights.bias
+    hoisted = input_sums(x, weights, variant)
     found = x.new_zeros((5, steps, batch, weights.recurrent.shape[0] // 4))
     for t in reversed(range(steps)) if reverse else range(steps):
         after, each = step(hoisted[t], now, weights, variant, ends - 1 - t if reverse else t)
