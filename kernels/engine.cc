@@ -3,6 +3,7 @@
 // library is used: otherwise the linker might pick AVX-512 code for a function that an older CPU calls too.
 #include "backward.h"
 #include "forward.h"
+#include "stream.h"
 
 static Index scratch_bytes(const holdfast_lstm *p, bool backwards)
 {
@@ -38,4 +39,5 @@ static Index burn(Index rounds, Index threads)
 #define HOLDFAST_SYMBOL(word) HOLDFAST_JOINED(word)
 
 const Engine HOLDFAST_SYMBOL(HOLDFAST_ENGINE) = {
-    HOLDFAST_NAME(HOLDFAST_ENGINE), kept_floats, scratch_bytes, forward, backward, burn};
+    HOLDFAST_NAME(HOLDFAST_ENGINE), kept_floats, scratch_bytes, forward, backward, burn,
+    streams_bytes, streams_lay_out, streams_pack, streams_step};

@@ -22,6 +22,7 @@ _HOMES = {
     "accelerate": "engine",
     "restore": "engine",
     "backend_report": "engine",
+    "Streams": "engine",
     "Sequences": "parts.sequences",
     "Application": "training.application",
     "Recipe": "training.application",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .apps.forecast import Forecaster as Forecaster
     from .engine import LSTM as LSTM
     from .engine import State as State
+    from .engine import Streams as Streams
     from .engine import Weights as Weights
     from .engine import accelerate as accelerate
     from .engine import backend_report as backend_report

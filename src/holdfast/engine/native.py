@@ -20,8 +20,8 @@ import holdfast
 
 from .pages import Pool, Scratch
 
-_ABI: Final = 2
-_ISAS: Final = ("generic", "avx2", "avx512")
+_ABI: Final = 3
+_ISAS: Final = ("generic", "avx2", "avx512", "avx512vnni", "avx512bf16")
 
 # The two argument structures of holdfast.h, all of whose fields are 64 bits wide.
 _LSTM: Final = struct.Struct("@23q")
@@ -33,7 +33,8 @@ class _Library:
     """The loaded library and its entries, argument types declared once."""
 
     def __init__(self, path: Path) -> None:
-        self.dll = ctypes.CDLL(str(path))
+        self.path = str(path)
+        self.dll = ctypes.CDLL(self.path)
         self.forward = self._entry("holdfast_lstm_forward", ctypes.c_void_p)
         self.backward = self._entry("holdfast_lstm_backward", ctypes.c_void_p, ctypes.c_void_p)
         self.burn = self._entry("holdfast_burn", ctypes.c_int64, ctypes.c_int64)
@@ -117,6 +118,16 @@ def _loaded() -> _Library:
     if library is None:
         raise RuntimeError(why_not())
     return library
+
+
+def path() -> str:
+    """Where the loaded library lies, for those who declare entries of their own (stream.py)."""
+    return _loaded().path
+
+
+def words_for(code: int) -> str:
+    """An error of the library in words."""
+    return _loaded().error(code).decode()
 
 
 def available() -> bool:
@@ -213,7 +224,7 @@ def _address(tensor: Tensor | None) -> int:
 
 def _raise_if(code: int) -> None:
     if code:
-        raise ValueError(_loaded().error(code).decode())
+        raise ValueError(words_for(code))
 
 
 def _packed_size(x: Tensor, lengths: Tensor) -> tuple[int, int]:
