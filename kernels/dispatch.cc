@@ -177,6 +177,11 @@ int64_t holdfast_burn(int64_t rounds, int64_t threads)
     return engine()->burn(rounds, threads);
 }
 
+int64_t holdfast_read(const float *from, int64_t floats, int64_t rounds)
+{
+    return engine()->read(from, floats, rounds);
+}
+
 const char *holdfast_error(int64_t code)
 {
     switch (code) {

@@ -15,6 +15,7 @@ struct Engine {
     Outcome (*forward)(const holdfast_lstm *);
     Outcome (*backward)(const holdfast_lstm *, const holdfast_lstm_gradients *);
     Index (*burn)(Index rounds, Index threads);
+    Index (*read)(const float *from, Index floats, Index rounds);
     Index (*streams_bytes)(const holdfast_streams *);
     void (*streams_lay_out)(holdfast_streams *);
     void (*streams_pack)(const holdfast_streams *, Index layer, const holdfast_stream_weights *);

@@ -134,6 +134,10 @@ int64_t holdfast_has_isa(const char *name);
  * to. Returns the floating-point operations done; the caller takes the time. */
 int64_t holdfast_burn(int64_t rounds, int64_t threads);
 
+/* Reads these floats `rounds` times, doing next to nothing with them: the roof for whatever is bound by its weights'
+ * way out of the cache. Returns the bytes read; the caller takes the time. */
+int64_t holdfast_read(const float *from, int64_t floats, int64_t rounds);
+
 /* Borrow the OpenMP team already in the process: the addresses of these three functions of its runtime, or NULL for one
  * thread. The last two are asked inside a region, because a team may be smaller than the number of threads wanted. */
 void holdfast_borrow_team(void *gomp_parallel, void *omp_get_thread_num, void *omp_get_num_threads);

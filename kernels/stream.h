@@ -7,6 +7,7 @@
 
 #include "dots.h"
 #include "gates.h"
+#include "pack.h"
 #include "threads.h"
 
 enum : Index {

@@ -1,6 +1,7 @@
 """The kernels' side of streams: kernels/holdfast.h's structures, and the memory in which weights and states stand."""
 
 import ctypes
+import time
 from typing import Any, Final, final
 
 import torch
@@ -138,3 +139,19 @@ class Memory:
     def new_step(self, rows: int, x: int, features: int, slots: int, y: Tensor) -> Step:
         """A step's arguments. Whoever holds it must hold this memory and what the addresses lead to."""
         return Step(ctypes.addressof(self._streams), rows, x, features, slots or None, y.data_ptr())
+
+
+def read_speed(size: int) -> float:
+    """Bytes per second at which one thread reads `size` bytes again and again: the roof for a single stream's step."""
+    read = ctypes.CDLL(native.path())["holdfast_read"]
+    read.restype = ctypes.c_int64
+    read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    pages, offset = fresh_pages(size)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + offset
+    ctypes.memset(start, 0, size)
+    rounds, best = max(1, (20 << 20) // size), 0.0
+    for _ in range(15):
+        begin = time.perf_counter()
+        done = read(start, size // 4, rounds)
+        best = max(best, done / (time.perf_counter() - begin))
+    return best
