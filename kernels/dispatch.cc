@@ -36,12 +36,26 @@ bool cpu_has_avx512()
     const unsigned needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
     return (b & needed) == needed;
 }
+
+bool cpu_has_avx512vnni()
+{
+    unsigned a, b, c, d;
+    return cpu_has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512VNNI);
+}
+
+bool cpu_has_avx512bf16()
+{
+    unsigned a, b, c, d;
+    return cpu_has_avx512vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVX512BF16);
+}
 #endif
 
 const Engine *engine_called(const char *name)
 {
     if (!name) return nullptr;
 #ifdef HOLDFAST_X86
+    if (!strcmp(name, "avx512bf16")) return cpu_has_avx512bf16() ? &engine_avx512bf16 : nullptr;
+    if (!strcmp(name, "avx512vnni")) return cpu_has_avx512vnni() ? &engine_avx512vnni : nullptr;
     if (!strcmp(name, "avx512")) return cpu_has_avx512() ? &engine_avx512 : nullptr;
     if (!strcmp(name, "avx2")) return cpu_has_avx2() ? &engine_avx2 : nullptr;
 #endif
@@ -50,7 +64,7 @@ const Engine *engine_called(const char *name)
 
 const Engine *best_engine()
 {
-    const char *const order[] = {getenv("HOLDFAST_ISA"), "avx512", "avx2"};
+    const char *const order[] = {getenv("HOLDFAST_ISA"), "avx512bf16", "avx512vnni", "avx512", "avx2"};
     for (const char *name : order)
         if (const Engine *engine = engine_called(name)) return engine;
     return &engine_generic;
@@ -104,6 +118,22 @@ Outcome examine(const holdfast_lstm *p)
     return DONE;
 }
 
+// Beyond LARGEST_INT8 elements a sum of int8 products might leave 32 bits.
+enum : Index { LARGEST_INT8 = 65536 };
+
+Outcome examine(const holdfast_streams *p)
+{
+    if (!p || p->layers < 1 || p->features < 1 || p->units < 1 || p->projection < 0 || p->slots < 1) return BAD_SIZE;
+    if (p->threads < 1 || p->precision < HOLDFAST_FLOAT32 || p->precision > HOLDFAST_INT8) return BAD_SIZE;
+    if (p->precision == HOLDFAST_INT8 && (p->features > LARGEST_INT8 || p->units > LARGEST_INT8)) return BAD_SIZE;
+    return DONE;
+}
+
+const Engine *engine_of(const holdfast_streams *p)
+{
+    return static_cast<const Engine *>(p->engine);
+}
+
 } // namespace
 
 extern "C" {
@@ -139,9 +169,43 @@ int64_t holdfast_lstm_backward(const holdfast_lstm *p, const holdfast_lstm_gradi
     return engine()->backward(p, g);
 }
 
+int64_t holdfast_streams_bytes(holdfast_streams *p)
+{
+    if (const Outcome wrong = examine(p)) return -wrong;
+    p->engine = engine();
+    return engine()->streams_bytes(p);
+}
+
+int64_t holdfast_streams_lay_out(holdfast_streams *p)
+{
+    if (const Outcome wrong = examine(p)) return wrong;
+    if (!p->memory || !p->engine || !p->open) return MISSING_BUFFER;
+    engine_of(p)->streams_lay_out(p);
+    return DONE;
+}
+
+int64_t holdfast_streams_pack(holdfast_streams *p, int64_t layer, const holdfast_stream_weights *from)
+{
+    if (layer < 0 || layer >= p->layers) return BAD_SIZE;
+    if (!from->w_input || !from->w_recurrent || !from->projection != !p->projection) return MISSING_BUFFER;
+    engine_of(p)->streams_pack(p, layer, from);
+    return DONE;
+}
+
+int64_t holdfast_streams_step(const holdfast_step *step)
+{
+    if (step->rows <= 0) return step->rows ? BAD_SIZE : DONE;
+    return engine_of(step->streams)->streams_step(step);
+}
+
 int64_t holdfast_burn(int64_t rounds, int64_t threads)
 {
     return engine()->burn(rounds, threads);
+}
+
+int64_t holdfast_read(const float *from, int64_t floats, int64_t rounds)
+{
+    return engine()->read(from, floats, rounds);
 }
 
 const char *holdfast_error(int64_t code)
@@ -156,6 +220,8 @@ const char *holdfast_error(int64_t code)
     case BAD_CELL:
         return "there is no such variant: the exponential and the normalised cell take neither each other nor "
                "peepholes, coupling or zoneout; zoneout's probabilities lie within 0..1; zoneout of h takes no projection";
+    case BAD_SLOT: return "a slot is out of range, closed, or named twice";
+    case BUSY: return "another thread is stepping these streams";
     default: return "unknown error";
     }
 }

@@ -6,7 +6,16 @@
 
 typedef int64_t Index;
 
-enum Outcome : Index { DONE = 0, BAD_SIZE = 1, BAD_LENGTH = 2, OTHER_KEPT = 3, MISSING_BUFFER = 4, BAD_CELL = 5 };
+enum Outcome : Index {
+    DONE = 0,
+    BAD_SIZE = 1,
+    BAD_LENGTH = 2,
+    OTHER_KEPT = 3,
+    MISSING_BUFFER = 4,
+    BAD_CELL = 5,
+    BAD_SLOT = 6,
+    BUSY = 7
+};
 
 struct Engine {
     const char *name;
@@ -15,11 +24,16 @@ struct Engine {
     Outcome (*forward)(const holdfast_lstm *);
     Outcome (*backward)(const holdfast_lstm *, const holdfast_lstm_gradients *);
     Index (*burn)(Index rounds, Index threads);
+    Index (*read)(const float *from, Index floats, Index rounds);
+    Index (*streams_bytes)(const holdfast_streams *);
+    void (*streams_lay_out)(holdfast_streams *);
+    void (*streams_pack)(const holdfast_streams *, Index layer, const holdfast_stream_weights *);
+    Outcome (*streams_step)(const holdfast_step *);
 };
 
 // Aggregates of constants: nothing runs when the library is loaded. Which of them exist is CMake's business.
 #ifdef HOLDFAST_X86
-extern const Engine engine_avx512, engine_avx2;
+extern const Engine engine_avx512bf16, engine_avx512vnni, engine_avx512, engine_avx2;
 #endif
 extern const Engine engine_generic;
 

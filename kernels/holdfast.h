@@ -21,6 +21,10 @@
  * of falling length, equal lengths in the order of rows. Such a buffer's *_row leads from row-step to row-step, and its
  * *_step is not read. h0, c0, h_last and c_last are by row, as ever.
  *
+ * Streams: a stack of layers whose weights are packed once, and the states of many streams by slot; one call takes some
+ * of the streams one step further. Weights and what they are multiplied with may be float32, bf16 or int8; sums, gates
+ * and states are float32 always.
+ *
  * Promises: the same bits for the same input whatever `threads` is, and whatever other rows stand in the batch;
  * a NaN or Inf stays in its row (weight gradients excepted, which sum over rows).
  */
@@ -104,6 +108,39 @@ typedef struct holdfast_lstm_gradients {
     float *dgain_c, *dbias_c; /* [units] */
 } holdfast_lstm_gradients;
 
+typedef enum holdfast_precision { HOLDFAST_FLOAT32 = 0, HOLDFAST_BFLOAT16 = 1, HOLDFAST_INT8 = 2 } holdfast_precision;
+
+typedef struct holdfast_streams {
+    int64_t layers, features, units;
+    int64_t projection; /* width of h where the layers project it, h = P (o tanh(c)); otherwise 0, and h has `units` */
+    int64_t slots;      /* streams at most */
+    int64_t precision;  /* a holdfast_precision */
+    int64_t threads;    /* at most; fewer are used where the work is small */
+    void *memory;       /* holdfast_streams_bytes(...), 64-byte aligned */
+    unsigned char *open; /* [slots] 1: may be stepped, 0: may not; the caller's to write between steps */
+    /* What follows is the library's. */
+    int64_t busy;       /* 1 while a step is on its way */
+    const void *engine; /* the instruction set that the weights are packed for */
+    float *h, *c;       /* the states: [layers, slots], h_row and c_row floats apart */
+    int64_t h_row, c_row;
+} holdfast_streams;
+
+typedef struct holdfast_stream_weights { /* of one layer; read while it is packed, not later */
+    const float *w_input;     /* [4*units, features]; above the first layer [4*units, width of h] */
+    const float *w_recurrent; /* [4*units, width of h] */
+    const float *bias;        /* [4*units], or NULL for zero */
+    const float *projection;  /* [projection, units], or NULL without */
+} holdfast_stream_weights;
+
+typedef struct holdfast_step {
+    holdfast_streams *streams;
+    int64_t rows;         /* streams to be stepped */
+    const float *x;       /* [rows, features] */
+    int64_t x_row;        /* floats from row to row */
+    const int64_t *slots; /* [rows] different from each other, or NULL: 0, 1, 2... */
+    float *y;             /* [rows, width of h], without gaps: h of the top layer */
+} holdfast_step;
+
 #if defined(__GNUC__)
 #pragma GCC visibility push(default) /* everything else in the library is hidden */
 #endif
@@ -119,7 +156,14 @@ int64_t holdfast_lstm_forward(const holdfast_lstm *);
 int64_t holdfast_lstm_backward(const holdfast_lstm *, const holdfast_lstm_gradients *);
 const char *holdfast_error(int64_t code);
 
-/* Instruction sets: "generic", "avx2", "avx512". The best the CPU has is chosen at load; HOLDFAST_ISA overrides it. */
+/* Streams, in this order: bytes (which also settles the instruction set), lay_out (clears the states), pack for every
+ * layer, and then steps. A step allocates nothing and waits for nobody; two at once on the same streams are an error. */
+int64_t holdfast_streams_bytes(holdfast_streams *); /* negative: an error's code, negated */
+int64_t holdfast_streams_lay_out(holdfast_streams *);
+int64_t holdfast_streams_pack(holdfast_streams *, int64_t layer, const holdfast_stream_weights *);
+int64_t holdfast_streams_step(const holdfast_step *);
+
+/* Instruction sets: "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" (which has VNNI too). The best the CPU has is chosen at load; HOLDFAST_ISA overrides it. */
 const char *holdfast_isa(void);
 int64_t holdfast_use_isa(const char *name); /* non-zero: this CPU or this build does not have it */
 int64_t holdfast_has_isa(const char *name);
@@ -127,6 +171,10 @@ int64_t holdfast_has_isa(const char *name);
 /* `rounds` rounds of fused multiply-adds in registers alone, on `threads` threads: the roof that benchmarks are held
  * to. Returns the floating-point operations done; the caller takes the time. */
 int64_t holdfast_burn(int64_t rounds, int64_t threads);
+
+/* Reads these floats `rounds` times, doing next to nothing with them: the roof for whatever is bound by its weights'
+ * way out of the cache. Returns the bytes read; the caller takes the time. */
+int64_t holdfast_read(const float *from, int64_t floats, int64_t rounds);
 
 /* Borrow the OpenMP team already in the process: the addresses of these three functions of its runtime, or NULL for one
  * thread. The last two are asked inside a region, because a team may be smaller than the number of threads wanted. */

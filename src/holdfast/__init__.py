@@ -26,6 +26,7 @@ _HOMES = {
     "accelerate": "engine",
     "restore": "engine",
     "backend_report": "engine",
+    "Streams": "engine",
     "Sequences": "parts.sequences",
     "Application": "training.application",
     "Recipe": "training.application",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .engine import LSTMLayer as LSTMLayer
     from .engine import LSTMStack as LSTMStack
     from .engine import State as State
+    from .engine import Streams as Streams
     from .engine import Weights as Weights
     from .engine import accelerate as accelerate
     from .engine import backend_report as backend_report

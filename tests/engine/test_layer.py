@@ -159,7 +159,7 @@ def test_initialisation() -> None:
     span = LSTMLayer(FEATURES, 400, Cell(memory_span=100))
     assert span.bias is not None
     forget = span.bias[400:800]
-    assert 0 <= forget.min() and forget.max() <= math.log(99)
+    assert forget.min() >= 0 and forget.max() <= math.log(99)
     torch.testing.assert_close(span.bias[:400], -forget)
     assert abs(forget.exp().mean() - 50) < 6  # uniform over 1..99: four deviations of 400 draws
     biased = LSTMLayer(FEATURES, HIDDEN, Cell(forget_bias=1.0, coupled=True))

@@ -1,4 +1,5 @@
-"""Floor 1: the memory cell in Python. ``reference`` is the truth, ``functional`` the door, ``module`` the layer."""
+"""Floor 1: the memory cell in Python. ``reference`` is the truth, ``functional`` the door, ``module`` the layer,
+``stream`` one step at a time."""
 
 from .accelerate import accelerate, restore
 from .backend import backend_report
@@ -8,6 +9,7 @@ from .gates import Gates, gates
 from .layer import Cell, LSTMLayer
 from .module import LSTM
 from .stack import Connection, LSTMStack
+from .stream import Streams
 
 __all__ = [
     "LSTM",
@@ -17,6 +19,7 @@ __all__ = [
     "LSTMLayer",
     "LSTMStack",
     "State",
+    "Streams",
     "Variant",
     "Weights",
     "Zoneout",

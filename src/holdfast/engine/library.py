@@ -10,14 +10,15 @@ from typing import Final
 import holdfast
 
 _ABI: Final = 3
-_ISAS: Final = ("generic", "avx2", "avx512")
+_ISAS: Final = ("generic", "avx2", "avx512", "avx512vnni", "avx512bf16")
 
 
 class Library:
     """The loaded library and its entries, argument types declared once."""
 
     def __init__(self, path: Path) -> None:
-        self.dll = ctypes.CDLL(str(path))
+        self.path = str(path)
+        self.dll = ctypes.CDLL(self.path)
         self.forward = self._entry("holdfast_lstm_forward", ctypes.c_void_p)
         self.backward = self._entry("holdfast_lstm_backward", ctypes.c_void_p, ctypes.c_void_p)
         self.burn = self._entry("holdfast_burn", ctypes.c_int64, ctypes.c_int64)
@@ -101,6 +102,16 @@ def loaded() -> Library:
     if library is None:
         raise RuntimeError(why_not())
     return library
+
+
+def path() -> str:
+    """Where the loaded library lies, for those who declare entries of their own (stream.py)."""
+    return loaded().path
+
+
+def words_for(code: int) -> str:
+    """An error of the library in words."""
+    return loaded().error(code).decode()
 
 
 def available() -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .cells import PLAIN, Variant, Weights
-from .library import available, isa, isas, loaded, peak_flops, use_isa, why_not
+from .library import available, isa, isas, loaded, peak_flops, use_isa, why_not, words_for
 from .pages import Pool, Scratch
 
 __all__ = ["available", "backward", "forward", "isa", "isas", "peak_flops", "use_isa", "why_not"]
@@ -85,7 +85,7 @@ def _address(tensor: Tensor | None) -> int:
 
 def _raise_if(code: int) -> None:
     if code:
-        raise ValueError(loaded().error(code).decode())
+        raise ValueError(words_for(code))
 
 
 def _packed_size(x: Tensor, lengths: Tensor) -> tuple[int, int]:

@@ -1,0 +1,314 @@
+"""One step at a time: an LSTM that listens to one stream or to thousands, each with its own state.
+
+torch.nn.LSTM rearranges its weights at every call, which for a single step takes many times as long as the step. Here
+they are arranged once, the states stay where they are, and a step is one call into the kernels.
+"""
+
+import ctypes
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any, Final, Literal, NoReturn, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import library
+from .reference import State
+from .stream_native import BAD_SLOT, BUSY, KEEPS_THE_LOCK, PRECISIONS, Memory
+
+Precision = Literal["highest", "medium", "int8"]
+
+_BYTES: Final = {"highest": 4, "medium": 2, "int8": 1}  # of a weight
+
+# A slot's state as bytes: this header, then h [layers, width] and c [layers, hidden] in float32; all of it with the
+# lowest byte first. The header: magic, format, layers, features, hidden, width, and a checksum of what follows it.
+_HEADER: Final = struct.Struct("<8s6I")
+_MAGIC: Final = b"HFSTREAM"
+_FORMAT: Final = 1
+
+
+@final
+class Streams:
+    """The states of many streams in one LSTM, stepped one, some or all at a time.
+
+        streams = Streams(lstm)
+        y = streams.step(x)  # x [features] -> y [width]
+
+        streams = Streams(lstm, slots=1000)
+        slot = streams.open()
+        y = streams.step(x, slot)  # x [features]: one of them
+        y = streams.step(x, slots)  # x [n, features], slots int64 [n]: whoever came
+
+    The weights are a copy: after changing those of the LSTM call `refresh`. For inference only: no gradient flows, and
+    dropout is off. Two threads must not use one object at once; two objects they may.
+
+    Args:
+        lstm: a torch.nn.LSTM or holdfast.LSTM, float32 on the CPU, one direction; any number of layers, with or without
+            biases and projection.
+        slots: how many streams there may be at once. A single one is open from the start, more are to be opened.
+        precision: of the weights and of what they are multiplied with. "highest" is float32 and gives the very bits of
+            holdfast.LSTM (but for projections, which that leaves to torch). "medium" is bfloat16. "int8" has a scale
+            for every output channel of the weights, and for every x and h of every step. Sums, gates and states are
+            float32 always.
+        threads: at most so many; None stands for torch.get_num_threads(). Results do not depend on it.
+
+    Attributes:
+        input: float32 [features], or [slots, features] of more than one slot. `step(streams.input)` after filling it in
+            place is the shortest way: there is nothing to check.
+        width: how many elements h has, and what `step` returns.
+
+    Raises:
+        ValueError: an LSTM, a precision or a number that this is not made for.
+        RuntimeError: there is no native engine here; the message says why.
+    """
+
+    def __init__(
+        self, lstm: nn.LSTM, slots: int = 1, *, precision: Precision = "highest", threads: int | None = None
+    ) -> None:
+        _check_lstm(lstm)
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, not {slots}")
+        threads = torch.get_num_threads() if threads is None else threads
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        if not library.available():
+            raise RuntimeError(f"streams need the native engine: {library.why_not()}")
+        self.lstm = lstm
+        self.slots = slots
+        self.precision: Precision = precision
+        self.features = lstm.input_size
+        self.width = lstm.proj_size or lstm.hidden_size
+        with torch.inference_mode(False):  # or nobody could write into the buffers outside of it
+            self._memory = Memory(lstm, slots, PRECISIONS.index(precision), threads)
+            self._prepare()
+        self._closed = list(range(slots))[::-1]
+        self.refresh()
+        if slots == 1:
+            self.open()
+
+    def _prepare(self) -> None:
+        """Everything a step needs, so that it makes nothing but the call."""
+        memory, slots, features = self._memory, self.slots, self.features
+        self.input = torch.zeros((slots, features) if slots > 1 else (features,))
+        here = self.input.data_ptr()
+        self._output = torch.zeros(slots, self.width)
+        self._all = self._output if slots > 1 else self._output[0]
+        self._several_out = self._output[:0]
+        # The shapes that one stream's x may have, and what is returned for each.
+        self._answers: dict[Any, Tensor] = {(features,): self._output[0], (1, features): self._output[:1]}
+        self._only_answers = self._answers if slots == 1 else {}
+        self._slot = ctypes.c_int64()
+        self._input_step = memory.new_step(slots, here, features, 0, self._output)
+        self._only_step = memory.new_step(1, here, features, 0, self._output)
+        self._slot_step = memory.new_step(1, here, features, ctypes.addressof(self._slot), self._output)
+        self._several_step = memory.new_step(0, here, features, 0, self._output)
+        self._input_at, self._only_at = ctypes.byref(self._input_step), ctypes.byref(self._only_step)
+        self._slot_at, self._several_at = ctypes.byref(self._slot_step), ctypes.byref(self._several_step)
+        weights = sum(p.numel() for name, p in self.lstm.named_parameters() if "weight" in name)
+        keeping = weights * _BYTES[self.precision] <= KEEPS_THE_LOCK
+        self._step_several = memory.calls.step
+        self._step_one = memory.calls.step_keeping_the_lock if keeping else memory.calls.step
+        self._step_all = self._step_one if slots == 1 else self._step_several
+
+    def step(
+        self,
+        x: "Tensor | np.ndarray[Any, Any]",
+        slots: "int | Tensor | Sequence[int] | np.ndarray[Any, Any] | None" = None,
+    ) -> Tensor:
+        """One step of one stream, of some, or of all.
+
+        Args:
+            x: float32: [features] or [1, features] for one stream, [n, features] for several.
+            slots: whose step it is: an int for one stream; int64 [n], all different, for several. None stands for the
+                only slot or, where there are more, for all of them in order.
+
+        Returns:
+            h of the top layer: [width] or [1, width], or [n, width]. It stands in a buffer that the next step writes
+            over: `.clone()` what you keep.
+
+        Raises:
+            ValueError: a shape or dtype does not fit; a slot is out of range, closed, or named twice. Nothing has
+                changed then.
+            RuntimeError: another thread is stepping these streams.
+        """
+        if slots is None:
+            if x is self.input:
+                code = self._step_all(self._input_at)
+                return self._refuse(code, None) if code else self._all
+            if type(x) is Tensor:
+                answer = self._only_answers.get(x.shape)
+                if answer is not None and x.dtype is torch.float32 and x.is_contiguous() and x.is_cpu:
+                    self._only_step.x = x.data_ptr()
+                    code = self._step_one(self._only_at)
+                    return self._refuse(code, None) if code else answer
+        return self._step_any(x, slots)
+
+    def _step_any(
+        self, x: "Tensor | np.ndarray[Any, Any]", slots: "int | Tensor | Sequence[int] | np.ndarray[Any, Any] | None"
+    ) -> Tensor:
+        """All other kinds of arguments."""
+        x = _tensor("x", x, torch.float32)
+        if slots is None:
+            slots = 0 if self.slots == 1 else None
+        if not isinstance(slots, int | np.integer):
+            return self._step_rows(x, slots)
+        answer = self._answers.get(x.shape)
+        if answer is None:
+            shape = f"[{self.features}] or [1, {self.features}]"
+            raise ValueError(f"x came with shape {list(x.shape)}; expected {shape} for one stream")
+        if not 0 <= slots < self.slots:
+            self._refuse(BAD_SLOT, [int(slots)])
+        x = x.contiguous()
+        self._slot.value = int(slots)
+        self._slot_step.x = x.data_ptr()
+        code = self._step_one(self._slot_at)
+        return self._refuse(code, [int(slots)]) if code else answer
+
+    def _step_rows(self, x: Tensor, slots: "Tensor | Sequence[int] | np.ndarray[Any, Any] | None") -> Tensor:
+        """Several streams."""
+        rows = self.slots
+        if slots is not None:
+            slots = _tensor("slots", slots, torch.int64).contiguous()
+            rows = slots.numel()
+        if slots is not None and slots.dim() != 1:
+            raise ValueError(f"slots came with shape {list(slots.shape)}; expected [n]")
+        if x.shape != (rows, self.features):
+            raise ValueError(f"x came with shape {list(x.shape)}; expected {[rows, self.features]}")
+        if rows > self.slots:
+            raise ValueError(f"{rows} slots were named; there are {self.slots}")
+        x = x if x.stride(1) == 1 else x.contiguous()
+        step = self._several_step
+        step.rows, step.x, step.x_row = rows, x.data_ptr(), x.stride(0)
+        step.slots = None if slots is None else slots.data_ptr()
+        code = self._step_several(self._several_at)
+        if code:
+            self._refuse(code, None if slots is None else slots.tolist())
+        if self._several_out.shape[0] != rows:
+            self._several_out = self._output[:rows]
+        return self._several_out
+
+    def _refuse(self, code: int, slots: list[int] | None) -> NoReturn:
+        """Say what was wrong; the kernels only know that something was."""
+        if code == BUSY:
+            raise RuntimeError("another thread is stepping these streams; give every thread a Streams of its own")
+        if code == BAD_SLOT:
+            slots = list(range(self.slots)) if slots is None else slots
+            for slot in slots:
+                self._check_open(slot)
+            twice = sorted({slot for slot in slots if slots.count(slot) > 1})
+            raise ValueError(f"slot {twice[0]} is named {slots.count(twice[0])} times in one step")
+        raise ValueError(library.words_for(code))
+
+    def _check_open(self, slot: int) -> None:
+        if not 0 <= slot < self.slots:
+            raise ValueError(f"slot {slot} is out of range; there are {self.slots}, from 0")
+        if not self._memory.open[slot]:
+            raise ValueError(f"slot {slot} is closed")
+
+    def open(self) -> int:
+        """Begin a stream: a slot for it, the state zero. RuntimeError where none is left."""
+        if not self._closed:
+            raise RuntimeError(f"all {self.slots} slots are open; close one, or make Streams with more of them")
+        slot = self._closed.pop()
+        self._memory.clear(slot)
+        self._memory.open[slot] = 1
+        return slot
+
+    def close(self, slot: int) -> None:
+        """End a stream. Its slot goes to one that is opened later."""
+        self._check_open(slot)
+        self._memory.open[slot] = 0
+        self._closed.append(slot)
+
+    def reset(self, slots: "int | Tensor | Sequence[int] | None" = None) -> None:
+        """Set the states of these slots, open ones, to zero; None: of all."""
+        if slots is None:
+            self._memory.clear(slice(None))
+            return
+        chosen = [slots] if isinstance(slots, int) else [int(slot) for slot in slots]
+        for slot in chosen:
+            self._check_open(slot)
+        self._memory.clear(torch.tensor(chosen, dtype=torch.int64))
+
+    def refresh(self) -> None:
+        """Pack the LSTM's weights anew, after they have changed. The states stay."""
+        _check_lstm(self.lstm)
+        self._memory.pack(self.lstm)
+
+    def states(self) -> State:
+        """The states themselves, not a copy: h [layers, slots, width] and c [layers, slots, hidden]."""
+        return State(self._memory.h, self._memory.c)
+
+    def state(self, slot: int = 0) -> bytes:
+        """A stream's state, to be kept or moved to other Streams of the same LSTM, in whatever precision."""
+        self._check_open(slot)
+        memory = self._memory
+        body = b"".join(t[:, slot].contiguous().numpy().astype("<f4").tobytes() for t in (memory.h, memory.c))
+        return _HEADER.pack(_MAGIC, _FORMAT, *self._sizes(), zlib.crc32(body)) + body
+
+    def restore(self, state: bytes, slot: int = 0) -> None:
+        """Let a stream go on from what `state` returned. ValueError where these bytes are no such thing."""
+        self._check_open(slot)
+        body = self._checked(state)
+        memory = self._memory
+        begin = 0
+        for rows in (memory.h, memory.c):
+            layers, _, width = rows.shape
+            values = np.frombuffer(body, dtype="<f4", count=layers * width, offset=begin).astype(np.float32)
+            rows[:, slot] = torch.from_numpy(values).view(layers, width)
+            begin += 4 * layers * width
+
+    def _sizes(self) -> tuple[int, ...]:
+        return self.lstm.num_layers, self.features, self.lstm.hidden_size, self.width
+
+    def _checked(self, state: bytes) -> bytes:
+        """The body of a state, its header compared with this LSTM."""
+        if len(state) < _HEADER.size or state[: len(_MAGIC)] != _MAGIC:
+            raise ValueError(f"these {len(state)} bytes are not the state of a stream")
+        _, version, *sizes, checksum = _HEADER.unpack_from(state)
+        if version != _FORMAT:
+            raise ValueError(f"the state has format {version}; this Holdfast reads {_FORMAT}")
+        if tuple(sizes) != self._sizes():
+            raise ValueError(
+                f"the state is of {sizes[0]} layers, {sizes[1]} features, {sizes[2]} units and {sizes[3]} outputs; "
+                f"this LSTM has {', '.join(map(str, self._sizes()))}"
+            )
+        body = state[_HEADER.size :]
+        expected = 4 * sizes[0] * (sizes[2] + sizes[3])
+        if len(body) != expected:
+            raise ValueError(f"the state is {len(body)} bytes long after its header; expected {expected}")
+        if zlib.crc32(body) != checksum:
+            raise ValueError("the state is damaged: its checksum does not fit")
+        return body
+
+
+def _tensor(name: str, given: Any, dtype: torch.dtype) -> Tensor:
+    """A tensor of this dtype on the CPU, from a tensor or an array; integers also from a list."""
+    if isinstance(given, np.ndarray):
+        if given.dtype.newbyteorder("=") == given.dtype and all(stride >= 0 for stride in given.strides):
+            given = torch.from_numpy(given)
+        else:
+            raise ValueError(
+                f"{name} came as an array of {given.dtype} with strides {given.strides}; make a copy of it"
+            )
+    elif dtype == torch.int64 and isinstance(given, Sequence):
+        given = torch.tensor(given, dtype=dtype)
+    if not isinstance(given, Tensor):
+        raise ValueError(f"{name} must be a {dtype} tensor or array, not a {type(given).__name__}")
+    if given.dtype != dtype or not given.is_cpu or given.layout is not torch.strided:
+        raise ValueError(f"{name} came as {given.dtype} on {given.device}; expected {dtype} on cpu")
+    return given
+
+
+def _check_lstm(lstm: nn.LSTM) -> None:
+    if not isinstance(lstm, nn.LSTM):
+        raise ValueError(f"Streams take a torch.nn.LSTM or holdfast.LSTM, not a {type(lstm).__name__}")
+    if lstm.bidirectional:
+        raise ValueError("a bidirectional LSTM cannot be stepped: its second direction begins at the end")
+    for name, parameter in lstm.named_parameters():
+        if parameter.dtype != torch.float32 or not parameter.is_cpu:
+            raise ValueError(f"{name} is {parameter.dtype} on {parameter.device}; streams take float32 on cpu")
