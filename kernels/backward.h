@@ -62,6 +62,10 @@ static void gates_of_step(const Backward &b, const BackwardShare &share, Index s
                  b.dgates + (k + place) * b.dgates_stride + first * BLOCK_SUMS, &variant, unit, step, s.row[place],
                  state},
                 blocks, present_in_last);
+        const Index gates = (k + place) * b.dgates_stride + first * BLOCK_SUMS;
+        if (b.halves)
+            store_factors(true, b.factors + (k + place) * b.factors_stride + first * BLOCK_SUMS / 2, b.dgates + gates,
+                          blocks * BLOCK_SUMS);
     }
 }
 
@@ -76,7 +80,7 @@ static void unproject(const Backward &b, const BackwardShare &share, Index step,
         for (Index t = 0; t < tiles; ++t) {
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
             const Index place = share.first_place + first;
-            tile_of[BY_ROWS][count - 1][width - 1]({q.weights.depth, q.dh + (k + place) * b.dh_stride, b.dh_stride,
+            tile_of[FLOATS][BY_ROWS][count - 1][width - 1]({q.weights.depth, q.dh + (k + place) * b.dh_stride, b.dh_stride,
                                                     q.weights.at(panel), width * VL, b.zeros, 0,
                                                     q.dshown + place * q.shown_stride + q.weights.first(panel) * VL,
                                                     q.shown_stride, nullptr, 0});
@@ -88,7 +92,7 @@ static void unproject(const Backward &b, const BackwardShare &share, Index step,
 static void state_of_step(const Backward &b, const BackwardShare &share, Index step, Index k)
 {
     const Index first_panel = share.first_state_panel, last_panel = share.last_state_panel;
-    const float *dgates = b.dgates + k * b.dgates_stride;
+    const float *dgates = b.factors + k * b.factors_stride;
     const Index rows = least_index(share.last_place, b.schedule.active[step]) - share.first_place;
     if (rows <= 0) return;
     const Index tiles = pieces(rows, TILE_ROWS);
@@ -100,10 +104,10 @@ static void state_of_step(const Backward &b, const BackwardShare &share, Index s
         for (Index t = 0; t < tiles; ++t) {
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
             const Index place = share.first_place + first;
-            tile_of[BY_ROWS][count - 1][width - 1]({b.recurrent.depth, dgates + place * b.dgates_stride,
-                                                    b.dgates_stride, b.recurrent.at(panel), width * VL, b.zeros, 0,
-                                                    b.dh + place * b.dh_stride + b.recurrent.first(panel) * VL,
-                                                    b.dh_stride, ahead, ahead ? 16 : 0});
+            float *dh = b.dh + place * b.dh_stride + b.recurrent.first(panel) * VL;
+            tile_of[b.halves][BY_ROWS][count - 1][width - 1](
+                {b.recurrent.depth, dgates + place * b.factors_stride, b.factors_stride, b.recurrent.at(panel),
+                 width * VL, b.zeros, 0, dh, b.dh_stride, ahead, ahead ? 16 : 0});
             if (ahead && (ahead += b.recurrent.depth * 16) >= ahead_end) ahead = nullptr;
         }
     }
@@ -189,9 +193,9 @@ static void prepare(const Backward &b, const Duty &d)
 {
     const holdfast_lstm *p = b.p;
     for (Index panel = d.worker; panel < b.recurrent.count; panel += d.workers)
-        pack_panel(b.recurrent, panel, p->w_recurrent, p->units, h_width(p));
+        pack_panel(b.recurrent, panel, p->w_recurrent, p->units, h_width(p), b.halves);
     for (Index panel = d.worker; b.g->dx && panel < b.input.count; panel += d.workers)
-        pack_panel(b.input, panel, p->w_input, p->units, p->features);
+        pack_panel(b.input, panel, p->w_input, p->units, p->features, b.halves);
     if (projects(p)) pack_columns(b.projection.weights, p->cell->projection, p->units, d.worker, d.workers);
     if (b.variant.peephole && d.worker == 0) pack_peephole(b.variant.peephole, p, 0, b.blocks);
     if (b.variant.gain_h && d.worker == 0) pack_norms(b.variant, 0, b.blocks);
@@ -221,9 +225,11 @@ static void backward_chunk(const Backward &b, const Duty &d, const Chunk &chunk)
     const holdfast_lstm *p = b.p;
     BackwardWorker &own = b.workers[d.worker];
     const bool want_weights = b.g->dw_input || b.g->dw_recurrent;
-    const Index first_row = border(chunk.rows, d.workers, d.worker);
-    const Index last_row = border(chunk.rows, d.workers, d.worker + 1);
+    const Index steps_in_word = b.halves ? 2 : 1, parts = words(b.halves, chunk.rows);
+    const Index first_row = border(parts, d.workers, d.worker) * steps_in_word;
+    const Index last_row = least_index(chunk.rows, border(parts, d.workers, d.worker + 1) * steps_in_word);
     recur(b, d, chunk);
+    if (b.halves) wait_for_all(b.barrier, d.workers); // a pair of row-steps may be two workers' own
     if (want_weights && first_row < last_row) gather_entered(b, chunk, first_row, last_row);
     wait_for_all(b.barrier, d.workers);
     if (b.dshown) norm_gradients(b, chunk, d.first_gate / BLOCK_SUMS, d.last_gate / BLOCK_SUMS);

@@ -32,10 +32,14 @@ struct Backward {
     const holdfast_lstm_gradients *g;
     Schedule schedule;
     Index blocks;
+    bool halves;             // factors of products are bf16: panels hold words then
     Panels recurrent, input; // the weights, by columns
     Index chunk_rows;        // what the two buffers below hold
     float *dgates;           // [chunk_rows][blocks][4 gates][VL], dgates_stride apart
     Index dgates_stride;
+    float *factors;     // dgates as R and W meet them: the same, or its halves
+    Index factors_stride;
+    float *pairs;       // dgates as `entered` meets them: the same, or words of two row-steps
     Index state_vectors; // vectors of h, padded; those of x follow
     Panels entered;      // h before | x by columns: each panel [chunk_rows][its columns]
     Vector *columns;     // [entered.vectors] where each vector of columns stands in it
@@ -100,16 +104,22 @@ static Index plan_backward(Backward &b, const holdfast_lstm *p, char *base)
     b.schedule = take_schedule(arena, p);
     b.blocks = blocks_of(p);
     const Index depth = b.blocks * BLOCK_SUMS;
-    b.recurrent = take_panels(arena, h_width(p), depth);
-    b.input = take_panels(arena, inputs(p), depth);
+    b.halves = halves_pay(p);
+    b.recurrent = take_panels(arena, h_width(p), words(b.halves, depth));
+    b.input = take_panels(arena, inputs(p), words(b.halves, depth));
     b.chunk_rows = largest_index(p->rows, least_index(CHUNK_ROWS, p->rows * p->steps));
     b.dgates_stride = row_stride(depth);
-    b.dgates = arena.take<float>(b.chunk_rows * b.dgates_stride);
+    b.dgates = b.factors = b.pairs = arena.take<float>(b.chunk_rows * b.dgates_stride);
+    b.factors_stride = b.halves ? row_stride(words(true, depth)) : b.dgates_stride;
+    if (b.halves) {
+        b.factors = arena.take<float>(b.chunk_rows * b.factors_stride);
+        b.pairs = arena.take<float>(words(true, b.chunk_rows) * b.dgates_stride);
+    }
     b.state_vectors = b.recurrent.vectors;
     const Index columns = (b.state_vectors + b.input.vectors) * VL;
     // Gradients of R and W are made of the same gates' gradients in one product, unless a norm lies between.
     const Index apart = is_kind(p, HOLDFAST_NORMALISED) ? b.state_vectors : 0;
-    b.entered = take_panels(arena, columns, b.chunk_rows, apart);
+    b.entered = take_panels(arena, columns, words(b.halves, b.chunk_rows), apart);
     b.columns = arena.take<Vector>(b.entered.vectors);
     b.dweights = take_panels(arena, columns, depth, apart);
     b.dbias = arena.take<float>(depth);

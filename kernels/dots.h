@@ -172,7 +172,7 @@ template <int ROWS> static void dots_of_floats(const DotsJob &job)
     as_tile.init_stride = job.init_stride;
     as_tile.c = job.c;
     as_tile.c_stride = job.c_stride;
-    tile_of[BY_ROWS][ROWS - 1][PANEL - 1](as_tile);
+    tile_of[FLOATS][BY_ROWS][ROWS - 1][PANEL - 1](as_tile);
 }
 
 // Rounded to the nearest bf16, ties to even; a NaN stays one. In the lower half of the result.

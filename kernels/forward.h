@@ -13,15 +13,15 @@ static void hoist(const Forward &f, ForwardWorker &own, const Share &share, Inde
     Index rows = 0;
     for (Index s = step; s < least_index(p->steps, step + own.chunk_steps); ++s)
         for (Index place = share.first_place; place < least_index(share.last_place, f.schedule.active[s]); ++place)
-            memcpy(own.x_rows + rows++ * p->features, x_at(f.schedule, p, place, s), sizeof(float) * p->features);
+            store_factors(f.halves, own.x_rows + rows++ * f.x_words, x_at(f.schedule, p, place, s), p->features);
     const Index tiles = pieces(rows, TILE_ROWS), stride = f.blocks * BLOCK_SUMS;
     const float *bias = is_kind(p, HOLDFAST_NORMALISED) ? f.zeros : f.bias; // there it comes after the norm
     for (Index block = share.first_block; block < share.last_block; ++block)
         for (Index t = 0; t < tiles; ++t) {
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
-            tile_of[BY_ROWS][count - 1][PANEL - 1](
-                {p->features, own.x_rows + first * p->features, p->features,
-                 f.packed + block * (inputs(p) + h_width(p)) * BLOCK_SUMS, BLOCK_SUMS, bias + block * BLOCK_SUMS, 0,
+            tile_of[f.halves][BY_ROWS][count - 1][PANEL - 1](
+                {f.x_words, own.x_rows + first * f.x_words, f.x_words,
+                 f.packed + block * (f.x_words + f.h_words) * BLOCK_SUMS, BLOCK_SUMS, bias + block * BLOCK_SUMS, 0,
                  own.x_sums + first * stride + block * BLOCK_SUMS, stride, nullptr, 0});
         }
 }
@@ -49,8 +49,8 @@ static inline void load_ready_sums(const Forward &f, const BlockRows &at)
 static inline void sums_packed(const Forward &f, const BlockRows &at, const float *x_sums)
 {
     const holdfast_lstm *p = f.p;
-    const Index done = x_sums ? inputs(p) : 0, all = inputs(p) + h_width(p);
-    const float *input = f.input[at.step & 1] + at.place * f.input_stride + f.h_column - inputs(p) + done;
+    const Index done = x_sums ? f.x_words : 0, all = f.x_words + f.h_words;
+    const float *input = f.input[at.step & 1] + at.place * f.input_stride + f.h_column - f.x_words + done;
     const float *panel = f.packed + (at.block * all + done) * BLOCK_SUMS;
     const float *init = (x_sums ? x_sums : f.bias) + at.block * BLOCK_SUMS;
     Index init_stride = x_sums ? f.blocks * BLOCK_SUMS : 0;
@@ -59,7 +59,7 @@ static inline void sums_packed(const Forward &f, const BlockRows &at, const floa
         init = at.sums;
         init_stride = BLOCK_SUMS;
     }
-    tile_of[BY_ROWS][at.count - 1][PANEL - 1](
+    tile_of[f.halves][BY_ROWS][at.count - 1][PANEL - 1](
         {all - done, input, f.input_stride, panel, BLOCK_SUMS, init, init_stride, at.sums, BLOCK_SUMS, nullptr, 0});
 }
 
@@ -106,7 +106,7 @@ static inline CellRows cells_of(const Forward &f, const BlockRows &at, float *co
 {
     const holdfast_lstm *p = f.p;
     const Index unit = at.block * VL;
-    float *input = f.input[(at.step + 1) & 1] + at.place * f.input_stride + f.h_column + unit;
+    float *input = f.input[(at.step + 1) & 1] + at.place * f.input_stride + f.h_column + words(f.halves, unit);
     return {at.sums,
             f.c + (at.block * p->rows + at.place) * VL,
             VL,
@@ -119,7 +119,8 @@ static inline CellRows cells_of(const Forward &f, const BlockRows &at, float *co
             f.blocks * kept_per_unit(p) * VL,
             &f.variant,
             at.step,
-            f.schedule.row + at.place};
+            f.schedule.row + at.place,
+            f.halves};
 }
 
 // Back and forth: what the last step read last is still in the cache when this one begins there.
@@ -157,7 +158,7 @@ static void row_of_step(const Forward &f, ForwardWorker &own, const Share &share
     const Index whole = least_index(share.last_block, p->units / VL) - first;
     CellRows cell = cells_of(f, {step, first, share.first_place, 1, own.sums}, own.y);
     cell.c_stride = p->rows * VL;
-    cell.h_stride = VL;
+    cell.h_stride = words(f.halves, VL);
     cell.kept_stride = kept_per_unit(p) * VL;
     cell.unit = 0;
     cell.present = VL;
@@ -176,9 +177,9 @@ static void normalised_rows_of_step(const Forward &f, ForwardWorker &own, const 
         const Index first = share.first_place + border(rows, tiles, t);
         const Index count = share.first_place + border(rows, tiles, t + 1) - first;
         for (Index block = 0; block < f.blocks; ++block)
-            tile_of[BY_ROWS][count - 1][PANEL - 1](
+            tile_of[FLOATS][BY_ROWS][count - 1][PANEL - 1](
                 {h_width(p), f.input[step & 1] + first * f.input_stride + f.h_column, f.input_stride,
-                 f.packed + (block * (inputs(p) + h_width(p)) + inputs(p)) * BLOCK_SUMS, BLOCK_SUMS, f.zeros, 0,
+                 f.packed + (block * (f.x_words + f.h_words) + f.x_words) * BLOCK_SUMS, BLOCK_SUMS, f.zeros, 0,
                  own.sums + block * BLOCK_SUMS, stride, nullptr, 0});
         for (Index m = 0; m < count; ++m) {
             const Index place = first + m;
@@ -200,8 +201,8 @@ static void forward_step(const Forward &f, ForwardWorker &own, const Share &shar
     const holdfast_lstm *p = f.p;
     const Index rows = least_index(share.last_place, f.schedule.active[step]) - share.first_place;
     for (Index place = share.first_place; !x_sums && place < share.first_place + rows; ++place)
-        memcpy(f.input[step & 1] + place * f.input_stride + f.h_column - inputs(p), x_at(f.schedule, p, place, step),
-               sizeof(float) * static_cast<size_t>(inputs(p)));
+        store_factors(f.halves, f.input[step & 1] + place * f.input_stride + f.h_column - f.x_words,
+                      x_at(f.schedule, p, place, step), inputs(p));
     if (is_kind(p, HOLDFAST_NORMALISED))
         normalised_rows_of_step(f, own, share, step, rows, x_sums);
     else if (rows == 1 && !p->cell)
@@ -238,7 +239,7 @@ static void project(const Forward &f, const Share &share, Index step, Index firs
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
             const Index place = share.first_place + first;
             float *h = f.input[(step + 1) & 1] + place * f.input_stride + f.h_column + column;
-            tile_of[BY_ROWS][count - 1][width - 1]({p->units, f.shown + place * f.shown_stride, f.shown_stride,
+            tile_of[FLOATS][BY_ROWS][count - 1][width - 1]({p->units, f.shown + place * f.shown_stride, f.shown_stride,
                                                     f.projection.at(panel), width * VL,
                                                     reinterpret_cast<const float *>(zeros), 0, h, f.input_stride,
                                                     nullptr, 0});

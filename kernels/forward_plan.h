@@ -16,7 +16,7 @@ struct ForwardWorker {
     float **y;        // [rows], or of one row [blocks]: see CellRows
     float *sums;      // [TILE_ROWS][4 gates][VL], or of one row [blocks][4 gates][VL]; normalised both
     float *o;         // [blocks][VL] of a normalised row
-    float *x_rows;    // [HOISTED_ROWS][features]  a chunk of x, adjacent
+    float *x_rows;    // [HOISTED_ROWS][x_words]  a chunk of x, adjacent
     float *x_sums;    // [HOISTED_ROWS][blocks][4 gates][VL]  its products
     Index chunk_step; // first step of the chunk
     Index chunk_steps;
@@ -26,10 +26,12 @@ struct Forward {
     const holdfast_lstm *p;
     Schedule schedule;
     Index blocks;
-    float *packed;   // [blocks][features + h_width][4 gates][VL]
+    bool halves;            // factors of products are bf16: the strides below count words then
+    Index x_words, h_words; // of a row
+    float *packed;   // [blocks][x_words + h_words][4 gates][VL]
     float *bias;     // [blocks][4 gates][VL]
     float *zeros;    // the same of a normalised cell
-    float *input[2]; // [rows] x (inputs) | h (h_width), input_stride apart; steps take turns
+    float *input[2]; // [rows] x | h, input_stride apart; steps take turns
     Index input_stride;
     Index h_column; // where h begins: on a cache line
     float *c;       // [blocks][rows][VL]; of the exponential cell n and m follow
@@ -70,10 +72,13 @@ static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
     f.p = p;
     f.schedule = take_schedule(arena, p);
     f.blocks = blocks_of(p);
-    f.packed = arena.take<float>(f.blocks * (inputs(p) + h_width(p)) * BLOCK_SUMS);
+    f.halves = halves_pay(p);
+    f.x_words = words(f.halves, inputs(p));
+    f.h_words = words(f.halves, h_width(p));
+    f.packed = arena.take<float>(f.blocks * (f.x_words + f.h_words) * BLOCK_SUMS);
     f.bias = arena.take<float>(f.blocks * BLOCK_SUMS);
-    f.h_column = round_up(inputs(p), 16);
-    f.input_stride = row_stride(f.h_column + round_up(h_width(p), VL));
+    f.h_column = round_up(f.x_words, 16);
+    f.input_stride = row_stride(f.h_column + words(f.halves, round_up(h_width(p), VL)));
     for (float *&input : f.input) input = arena.take<float>(p->rows * f.input_stride);
     plan_cells(f, arena);
     f.barrier = arena.take<Barrier>(1);
@@ -88,7 +93,7 @@ static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
         own.y = arena.take<float *>(largest_index(p->rows, f.blocks));
         own.sums = arena.take<float>(sums_rows * BLOCK_SUMS);
         own.o = arena.take<float>(f.blocks * VL);
-        own.x_rows = arena.take<float>(hoisted * inputs(p));
+        own.x_rows = arena.take<float>(hoisted * f.x_words);
         own.x_sums = arena.take<float>(hoisted * f.blocks * BLOCK_SUMS);
         if (base) f.workers[w] = own;
     }
@@ -104,10 +109,10 @@ static void pack_share(const Forward &f, Index first, Index last)
 {
     const holdfast_lstm *p = f.p;
     for (Index block = first; block < last; ++block) {
-        float *panel = f.packed + block * (inputs(p) + h_width(p)) * BLOCK_SUMS;
+        float *panel = f.packed + block * (f.x_words + f.h_words) * BLOCK_SUMS;
         if (!too_short_to_pack(p)) {
-            if (p->w_input) pack_block(panel, p->w_input, p->units, p->features, block);
-            pack_block(panel + inputs(p) * BLOCK_SUMS, p->w_recurrent, p->units, h_width(p), block);
+            if (p->w_input) pack_block(panel, p->w_input, p->units, p->features, block, f.halves);
+            pack_block(panel + f.x_words * BLOCK_SUMS, p->w_recurrent, p->units, h_width(p), block, f.halves);
         }
         for (Index k = block * BLOCK_SUMS; k < (block + 1) * BLOCK_SUMS; ++k) {
             const Index row = weight_row(k, p->units);
@@ -127,7 +132,8 @@ static void load_h(const Forward &f, Index place, Index column, Index present)
     const Index at = f.schedule.row[place] * h_width(p) + column;
     const Vec h = p->h0 ? load_part(p->h0 + at, present) : Vec{};
     const float *mask = p->cell ? p->cell->h_mask : nullptr;
-    store(f.input[0] + place * f.input_stride + f.h_column + column, mask ? h * load_part(mask + at, present) : h);
+    store_factor(f.halves, f.input[0] + place * f.input_stride + f.h_column, column,
+                 mask ? h * load_part(mask + at, present) : h);
     if (f.variant.h) store(f.variant.h + (column / VL * p->rows + place) * VL, h);
 }
 
@@ -174,9 +180,12 @@ static void finish_outputs(const Forward &f, const Share &share)
     for (Index place = share.first_place; place < share.last_place; ++place) {
         const Index row = s.row[place], length = s.length[place];
         const float *h = f.input[length & 1] + place * f.input_stride + f.h_column;
+        if (f.halves) h = length ? y_at(s, p, place, length - 1) : p->h0 ? p->h0 + row * p->units : nullptr;
         for (Index column = first; column < last; column += VL)
             store_part(p->h_last + row * h_width(p) + column,
-                       load(f.variant.h ? f.variant.h + (column / VL * p->rows + place) * VL : h + column),
+                       f.variant.h ? load(f.variant.h + (column / VL * p->rows + place) * VL)
+                       : h         ? part(h + column, least_index(VL, last - column))
+                                   : Vec{},
                        least_index(VL, last - column));
         for (Index time = length; !p->packed && time < p->steps; ++time)
             memset(p->y + time * p->y_step + row * p->y_row + first, 0, bytes);

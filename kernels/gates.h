@@ -2,7 +2,7 @@
 #ifndef HOLDFAST_GATES_H
 #define HOLDFAST_GATES_H
 
-#include "layout.h"
+#include "half.h"
 
 struct Variant; // see variants.h
 
@@ -17,9 +17,10 @@ struct CellRows {
     Index present;   // its units that are no padding
     float *kept;     // [rows], kept_stride apart: [i f g o c][VL]; or nullptr
     Index kept_stride;
-    const Variant *variant; // nullptr: the plain cell, which does not read on
+    const Variant *variant; // nullptr: the plain cell, which reads `halves` only
     Index step;
     const Index *row; // [rows] whose they are
+    bool halves;      // h is to be stored as such
 };
 
 // Two short loops instead of one long: the four gates of a row do not wait for each other, but tanh(c) waits for all of
@@ -46,7 +47,7 @@ static inline void cells_forward(Index rows, const CellRows &cell)
     }
     for (Index m = 0; m < rows; ++m) {
         const Vec h = load(cell.sums + m * BLOCK_SUMS) * hyperbolic_tangent(load(cell.c + m * cell.c_stride));
-        store(cell.h + m * cell.h_stride, h);
+        store_factor(cell.halves, cell.h + m * cell.h_stride, 0, h);
         if (cell.present == VL)
             store(cell.y[m] + cell.unit, h);
         else

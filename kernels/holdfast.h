@@ -39,6 +39,9 @@
 extern "C" {
 #endif
 
+/* How the factors of products are rounded; sums are float32, of int8 whole numbers. */
+typedef enum holdfast_precision { HOLDFAST_FLOAT32 = 0, HOLDFAST_BFLOAT16 = 1, HOLDFAST_INT8 = 2 } holdfast_precision;
+
 /* Variants of the cell. Several may be set; EXPONENTIAL stands alone.
  *
  *   PEEPHOLE     (Gers & Schmidhuber 2000)     the sums of i and f get pi * c' and pf * c', that of o gets po * c
@@ -82,6 +85,8 @@ typedef struct holdfast_lstm { /* one layer, one direction */
     const float *w_recurrent; /* [4*units, units] */
     const float *bias;        /* [4*units], or NULL for zero */
     const holdfast_cell *cell; /* or NULL for the plain cell */
+    int64_t precision; /* of the factors of products: HOLDFAST_FLOAT32, or HOLDFAST_BFLOAT16: bf16 where the CPU has it,
+                          but for projections, normalised cells and ready sums; all sums and all state in float32 */
     const float *h0, *c0;     /* [rows, units], or NULL for zero */
     const int64_t *lengths;   /* [rows], or NULL: every row has `steps` */
     int64_t packed;           /* x, y, dy and dx are packed */
@@ -108,7 +113,6 @@ typedef struct holdfast_lstm_gradients {
     float *dgain_c, *dbias_c; /* [units] */
 } holdfast_lstm_gradients;
 
-typedef enum holdfast_precision { HOLDFAST_FLOAT32 = 0, HOLDFAST_BFLOAT16 = 1, HOLDFAST_INT8 = 2 } holdfast_precision;
 
 typedef struct holdfast_streams {
     int64_t layers, features, units;

@@ -2,7 +2,7 @@
 #ifndef HOLDFAST_PACK_H
 #define HOLDFAST_PACK_H
 
-#include "layout.h"
+#include "half.h"
 
 #if defined(__AVX512F__)
 #define HOLDFAST_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
@@ -56,12 +56,22 @@ static inline void for_each_column(const float *weights, Index units, Index colu
     }
 }
 
-// weights [4*units, columns] -> to [columns][4 gates][VL] for the units of one block.
-static void pack_block(float *to, const float *weights, Index units, Index columns, Index block)
+// weights [4*units, columns] -> to [columns, or words of two][4 gates][VL] for the units of one block.
+static void pack_block(float *to, const float *weights, Index units, Index columns, Index block, bool halves)
 {
-    for (Index gate = 0; gate < GATES; ++gate)
-        for_each_column(weights, units, columns, block, gate,
-                        [=](Index k, Vec w) { store(to + k * BLOCK_SUMS + gate * VL, w); });
+    for (Index gate = 0; gate < GATES; ++gate) {
+        float *at = to + gate * VL;
+        if (!halves) {
+            for_each_column(weights, units, columns, block, gate, [=](Index k, Vec w) { store(at + k * BLOCK_SUMS, w); });
+            continue;
+        }
+        Vec even = {};
+        for_each_column(weights, units, columns, block, gate, [&](Index k, Vec w) {
+            if (k & 1) store(at + k / 2 * BLOCK_SUMS, paired(even, w));
+            even = w;
+        });
+        if (columns & 1) store(at + columns / 2 * BLOCK_SUMS, paired(even, Vec{}));
+    }
 }
 
 // The row of weights that stands at position k of [block][gate][VL], or -1 where k is padding.
@@ -76,7 +86,7 @@ static inline Index weight_row(Index k, Index units)
 struct Panels {
     Index vectors; // VL columns each
     Index count;
-    Index depth; // blocks * BLOCK_SUMS
+    Index depth; // in words, where they hold halves
     float *packed;
     Index apart; // so many first vectors share no panel with the rest
 
@@ -96,12 +106,18 @@ static inline Panels take_panels(Arena &arena, Index columns, Index depth, Index
     return {vectors, count, depth, arena.take<float>(vectors * VL * depth), apart};
 }
 
-static void pack_panel(const Panels &panels, Index panel, const float *weights, Index units, Index columns)
+static void pack_panel(const Panels &panels, Index panel, const float *weights, Index units, Index columns, bool halves)
 {
     const Index width = panels.width(panel) * VL, first = panels.first(panel) * VL;
     const Index present = least_index(width, columns - first);
     float *to = panels.at(panel);
-    for (Index k = 0; k < panels.depth; ++k, to += width) {
+    const auto row_part = [=](Index k, Index n) {
+        const Index row = weight_row(k, units);
+        return row < 0 || n >= present ? Vec{} : part(weights + row * columns + first + n, least_index(VL, present - n));
+    };
+    for (Index k = 0; halves && k < panels.depth; ++k, to += width)
+        for (Index n = 0; n < width; n += VL) store(to + n, paired(row_part(2 * k, n), row_part(2 * k + 1, n)));
+    for (Index k = 0; !halves && k < panels.depth; ++k, to += width) {
         const Index row = weight_row(k, units);
         const Index copied = row < 0 ? 0 : present;
         if (copied) memcpy(to, weights + row * columns + first, sizeof(float) * static_cast<size_t>(copied));

@@ -100,11 +100,6 @@ static inline Vec logarithm(Vec v)
     return p * s;
 }
 
-static inline Vec part(const float *from, Index present)
-{
-    return present == VL ? load(from) : load_part(from, present);
-}
-
 // Where a row's h proper stands.
 static inline float *h_of(const CellRows &cell, Index m)
 {
@@ -119,8 +114,8 @@ static inline void show(const CellRows &cell, Index m, Vec h)
     const holdfast_lstm *p = v.p;
     const bool masked = p->cell->h_mask && !projects(p);
     if (v.h && !projects(p)) store(h_of(cell, m), h);
-    store(cell.h + m * cell.h_stride,
-          masked ? h * part(p->cell->h_mask + cell.row[m] * p->units + cell.unit, cell.present) : h);
+    const float *mask = p->cell->h_mask + (masked ? cell.row[m] * p->units + cell.unit : 0);
+    store_factor(cell.halves, cell.h + m * cell.h_stride, 0, masked ? h * part(mask, cell.present) : h);
     if (!cell.y) return;
     if (cell.present == VL)
         store(cell.y[m] + cell.unit, h);

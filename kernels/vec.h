@@ -153,6 +153,12 @@ static inline Vec times_power_of_two(Vec v, Vec n)
 #endif
 #endif
 
+// The first `present` of VL values.
+static inline Vec part(const float *from, Index present)
+{
+    return present == VL ? load(from) : load_part(from, present);
+}
+
 // least and largest give v back when v is a NaN (x86: the second operand), so a NaN survives every clamp.
 static inline Vec clamp(Vec v, float limit)
 {

@@ -35,29 +35,70 @@ static inline void walk_on(const Backward &b, Walk &at)
     if (++at.place == b.schedule.active[at.step]) at = {at.step - 1, 0};
 }
 
-static void copy_columns(const Vector *columns, Index k, const float *from, const float *mask, Index count)
+// One row of factors, as it is or through a mask; nullptr is zero.
+struct Factor {
+    const float *from, *mask;
+
+    Vec at(Index column, Index present) const
+    {
+        if (!from) return Vec{};
+        return mask ? part(from + column, present) * part(mask + column, present) : part(from + column, present);
+    }
+};
+
+static void copy_columns(const Vector *columns, Index k, const Factor &row, Index count)
+{
+    for (Index v = 0; v * VL < count; ++v)
+        store(columns[v].at + k * columns[v].stride, row.at(v * VL, least_index(VL, count - v * VL)));
+}
+
+static void pair_columns(const Vector *columns, Index k, const Factor &first, const Factor &second, Index count)
 {
     for (Index v = 0; v * VL < count; ++v) {
         const Index present = least_index(VL, count - v * VL);
-        Vec copied = from ? part(from + v * VL, present) : Vec{};
-        if (mask) copied *= part(mask + v * VL, present);
-        store(columns[v].at + k * columns[v].stride, copied);
+        store(columns[v].at + k * columns[v].stride, paired(first.at(v * VL, present), second.at(v * VL, present)));
     }
 }
 
-// What went into each row-step: h of the step before and x, side by side.
-static void gather_entered(const Backward &b, const Chunk &chunk, Index first, Index last)
+// What went into a row-step: h of the step before, as R saw it, and x.
+struct Entered {
+    Factor h, x;
+};
+
+static inline Entered entered_at(const Backward &b, const Walk &at)
 {
     const holdfast_lstm *p = b.p;
     const Schedule &s = b.schedule;
+    const Index state = s.row[at.place] * h_width(p);
+    const float *h = at.step ? y_at(s, p, at.place, at.step - 1) : p->h0 ? p->h0 + state : nullptr;
+    return {{h, p->cell && p->cell->h_mask ? p->cell->h_mask + state : nullptr},
+            {x_at(s, p, at.place, at.step), nullptr}};
+}
+
+// h and x of the row-steps first..last side by side; of halves two row-steps make a row of words, and so do the gates'
+// gradients.
+static void gather_entered(const Backward &b, const Chunk &chunk, Index first, Index last)
+{
+    const Index width = h_width(b.p), features = inputs(b.p), gates = b.blocks * BLOCK_SUMS;
+    const Vector *x_columns = b.columns + b.state_vectors;
     Walk at = walk_to(b, chunk, first);
     for (Index k = first; k < last; ++k, walk_on(b, at)) {
-        const float *h = at.step ? y_at(s, p, at.place, at.step - 1)
-                         : p->h0 ? p->h0 + s.row[at.place] * h_width(p)
-                                 : nullptr;
-        const float *mask = p->cell && h ? p->cell->h_mask : nullptr;
-        copy_columns(b.columns, k, h, mask ? mask + s.row[at.place] * h_width(p) : nullptr, h_width(p));
-        copy_columns(b.columns + b.state_vectors, k, x_at(s, p, at.place, at.step), nullptr, inputs(p));
+        const Entered row = entered_at(b, at);
+        if (!b.halves) {
+            copy_columns(b.columns, k, row.h, width);
+            copy_columns(x_columns, k, row.x, features);
+            continue;
+        }
+        Entered next = {};
+        const bool odd = k + 1 < last;
+        if (odd) walk_on(b, at), next = entered_at(b, at);
+        pair_columns(b.columns, k / 2, row.h, next.h, width);
+        pair_columns(x_columns, k / 2, row.x, next.x, features);
+        const float *own = b.dgates + k * b.dgates_stride;
+        for (Index n = 0; n < gates; n += VL)
+            store(b.pairs + k / 2 * b.dgates_stride + n,
+                  paired(load(own + n), odd ? load(own + b.dgates_stride + n) : Vec{}));
+        k += odd;
     }
 }
 
@@ -65,15 +106,17 @@ static void input_gradient(const Backward &b, BackwardWorker &own, const Chunk &
 {
     const holdfast_lstm *p = b.p;
     const Index rows = last - first, tiles = pieces(rows, TILE_ROWS);
+    const float *dgates = b.halves ? b.factors : b.dinput;
+    const Index stride = b.halves ? b.factors_stride : b.dgates_stride;
     for (Index panel = 0; panel < b.input.count; ++panel) {
         const Index width = b.input.width(panel), column = b.input.first(panel) * VL;
         const size_t bytes = sizeof(float) * static_cast<size_t>(least_index(width * VL, p->features - column));
         Walk at = rows > 0 ? walk_to(b, chunk, first) : Walk{0, 0};
         for (Index t = 0; t < tiles; ++t) {
             const Index k = first + border(rows, tiles, t), count = first + border(rows, tiles, t + 1) - k;
-            tile_of[BY_ROWS][count - 1][width - 1]({b.input.depth, b.dinput + k * b.dgates_stride, b.dgates_stride,
-                                                    b.input.at(panel), width * VL, b.zeros, 0, own.tile, width * VL,
-                                                    nullptr, 0});
+            tile_of[b.halves][BY_ROWS][count - 1][width - 1]({b.input.depth, dgates + k * stride, stride,
+                                                              b.input.at(panel), width * VL, b.zeros, 0, own.tile,
+                                                              width * VL, nullptr, 0});
             for (Index m = 0; m < count; ++m, walk_on(b, at)) {
                 const Index dx_at = row_step_at(b.schedule, p, at.place, at.step, b.g->dx_step, b.g->dx_row);
                 memcpy(b.g->dx + dx_at + column, own.tile + m * width * VL, bytes);
@@ -120,17 +163,18 @@ static void weight_gradient(const Backward &b, BackwardWorker &own, const Chunk 
                             Index panel)
 {
     const Index tiles = pieces(last - first, TILE_ROWS), width = b.dweights.width(panel), stride = width * VL;
-    const float *dgates = b.dweights.first(panel) < b.state_vectors ? b.dgates : b.dinput;
+    const float *dgates = b.dweights.first(panel) < b.state_vectors || b.halves ? b.pairs : b.dinput;
+    const Index depth = words(b.halves, chunk.rows);
     for (Index t = 0; t < tiles; ++t) {
         const Index gate = first + border(last - first, tiles, t);
         const Index count = first + border(last - first, tiles, t + 1) - gate;
         float *sums = b.dweights.at(panel) + gate * stride;
         // Wide layers keep these sums in the third-level cache: the next tile's are fetched while this one works.
         const float *ahead = chunk.fresh ? nullptr : sums + count * stride;
-        tile_of[BY_COLUMNS][count - 1][width - 1]({chunk.rows, dgates + gate, b.dgates_stride, b.entered.at(panel),
-                                                   stride, chunk.fresh ? b.zeros : sums, chunk.fresh ? 0 : stride,
-                                                   chunk.first ? sums : own.tile, stride, ahead,
-                                                   ahead ? pieces(TILE_ROWS * stride, chunk.rows) : 0});
+        tile_of[b.halves][BY_COLUMNS][count - 1][width - 1](
+            {depth, dgates + gate, b.dgates_stride, b.entered.at(panel), stride, chunk.fresh ? b.zeros : sums,
+             chunk.fresh ? 0 : stride, chunk.first ? sums : own.tile, stride, ahead,
+             ahead ? pieces(TILE_ROWS * stride, depth) : 0});
         for (Index m = 0; !chunk.first && m < count; ++m)
             hand_out_row(b, gate + m, b.dweights.first(panel) * VL, stride, own.tile + m * stride);
     }
@@ -220,7 +264,7 @@ static void projection_gradient(const Backward &b, const Chunk &chunk, Index fir
             const Index output = first + border(last - first, tiles, t);
             const Index count = first + border(last - first, tiles, t + 1) - output;
             float *sums = q.dweights + output * stride + column;
-            tile_of[BY_COLUMNS][count - 1][width - 1]({chunk.rows, q.dh + output, b.dh_stride, q.shown + column, stride,
+            tile_of[FLOATS][BY_COLUMNS][count - 1][width - 1]({chunk.rows, q.dh + output, b.dh_stride, q.shown + column, stride,
                                                        chunk.fresh ? b.zeros : sums, chunk.fresh ? 0 : stride, sums,
                                                        stride, nullptr, 0});
         }

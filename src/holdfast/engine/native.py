@@ -19,7 +19,7 @@ from .pages import Pool, Scratch
 __all__ = ["available", "backward", "forward", "isa", "isas", "peak_flops", "use_isa", "why_not"]
 
 # The argument structures of holdfast.h, all of whose fields are 64 bits wide but for the two probabilities.
-_LSTM: Final = struct.Struct("@24q")
+_LSTM: Final = struct.Struct("@25q")
 _BUFFERS: Final = struct.Struct("@2q")
 _GRADIENTS: Final = struct.Struct("@19q")
 _CELL: Final = struct.Struct("@3q2fqQ6qfi")
@@ -162,6 +162,7 @@ class _Inputs:
             self.w_recurrent.data_ptr(),
             _address(bias),
             self.write_cell(),
+            torch.get_float32_matmul_precision() == "medium",
             _address(self.h0),
             _address(self.c0),
             _address(self.lengths),
