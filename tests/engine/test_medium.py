@@ -64,7 +64,7 @@ def test_factors_are_rounded_and_nothing_else(size: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("name", ["plain", *PLAIN_WORDS])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_are_near(name: str, reverse: bool) -> None:
-    """A bf16 has 8 bits: a product's relative error is about 2^-8 over the root of its terms, and grows through time."""
+    """A bf16 has 8 bits: a product is wrong by about 2^-8 over the root of its terms, and more as time goes on."""
     for size in ((9, 8, 17, 33), (12, 3, 6, 64), (1, 5, 3, 20)):
         case = case_of(name, *size, ragged=True, reverse=reverse)
         found = run(case)

@@ -1,0 +1,111 @@
+"""torch.set_float32_matmul_precision("medium"), one layer, against torch.nn.LSTM in bfloat16 and in float32.
+
+    python benchmarks/engine_medium.py [--threads 1 2] [--quick]
+
+Ours takes and gives float32 and rounds only what meets in products. torch's bfloat16 module rounds its parameters, its
+input, its output and its gradients too, which is less work and less exact: the table of errors says how much. torch in
+float32 is what "highest" would run. Training is forward and backward pass, the input wanting a gradient too.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+import holdfast
+from holdfast.engine import State, Weights, reference
+from measure import RESULTS, SHAPES, Row, Shape, options, report, row
+
+
+def step(layer: nn.LSTM, x: Tensor, dy: Tensor) -> None:
+    layer.zero_grad(set_to_none=True)
+    x.grad = None
+    layer(x)[0].backward(dy)
+
+
+def infer(layer: nn.LSTM, x: Tensor) -> None:
+    with torch.inference_mode():
+        layer(x)
+
+
+def in_medium(work: Callable[[], None]) -> Callable[[], None]:
+    def measured() -> None:
+        torch.set_float32_matmul_precision("medium")
+        work()
+        torch.set_float32_matmul_precision("highest")
+
+    return measured
+
+
+def rows_of(shape: Shape, threads: int, seconds: float) -> list[Row]:
+    ours = holdfast.LSTM(shape.features, shape.hidden)
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(shape.time, shape.batch, shape.features, generator=rng).requires_grad_()
+    dy = torch.randn(shape.time, shape.batch, shape.hidden, generator=rng)
+    rows: list[Row] = []
+    for dtype in (torch.bfloat16, torch.float32):
+        theirs = nn.LSTM(shape.features, shape.hidden).to(dtype)
+        own_x, own_dy = x.detach().to(dtype).requires_grad_(), dy.to(dtype)
+        name = f"{shape}, torch {str(dtype).removeprefix('torch.')}"
+        training, inference = in_medium(partial(step, ours, x, dy)), in_medium(partial(infer, ours, x))
+        rows += [
+            row(
+                f"training {name}", threads, 3 * shape.flops(), training, partial(step, theirs, own_x, own_dy), seconds
+            ),
+            row(f"inference {name}", threads, shape.flops(), inference, partial(infer, theirs, own_x), seconds),
+        ]
+    return rows
+
+
+def errors(hidden: int, steps: int, scale: float) -> dict[str, float]:
+    """Largest differences from float64: of h over all steps, and of R's gradient relative to its largest element."""
+    torch.manual_seed(0)
+    exact = nn.LSTM(32, hidden).double()
+    with torch.no_grad():
+        for parameter in exact.parameters():
+            parameter.mul_(scale)
+    x, dy = torch.randn(steps, 8, 32, dtype=torch.float64), torch.randn(steps, 8, hidden, dtype=torch.float64)
+    w, r, *b = (p.detach().clone().requires_grad_() for p in exact.parameters())
+    wanted, _ = reference.lstm(x, Weights(w, r, b[0] + b[1]), State(*(torch.zeros(8, hidden).double() for _ in "hc")))
+    (gradient,) = torch.autograd.grad(wanted, r, dy)
+    found: dict[str, float] = {}
+    for name, layer, precision in (
+        ("holdfast highest", holdfast.LSTM(32, hidden), "highest"),
+        ("holdfast medium", holdfast.LSTM(32, hidden), "medium"),
+        ("torch bfloat16", nn.LSTM(32, hidden).bfloat16(), "highest"),
+    ):
+        layer.load_state_dict({key: value.to(layer.weight_hh_l0.dtype) for key, value in exact.state_dict().items()})
+        torch.set_float32_matmul_precision(precision)
+        y = layer(x.to(layer.weight_hh_l0.dtype))[0]
+        y.backward(dy.to(y.dtype))
+        torch.set_float32_matmul_precision("highest")
+        own = layer.weight_hh_l0.grad
+        assert own is not None
+        found[f"{name}: h"] = (y - wanted).abs().max().item()
+        found[f"{name}: dR"] = ((own - gradient).abs().max() / gradient.abs().max()).item()
+    return found
+
+
+def main() -> None:
+    given = options(__doc__ or "")
+    accuracy = {
+        f"H{hidden}, {steps} steps, weights x{scale:g}": errors(hidden, steps, scale)
+        for hidden, steps, scale in ((128, 1000, 1.0), (128, 1000, 3.0), (512, 200, 1.0), (512, 200, 3.0))
+    }
+    rows: list[Row] = []
+    for threads in given.threads:
+        torch.set_num_threads(threads)
+        for shape in SHAPES:
+            rows += rows_of(shape, threads, given.seconds / 2)
+    report("engine_medium", "torch.nn.LSTM in the precision named", given, rows)
+    for case, found in accuracy.items():
+        print(case, ", ".join(f"{name} {error:.1e}" for name, error in found.items()))
+    if given.write:
+        path = RESULTS / "engine_medium.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "errors": accuracy}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
