@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from . import native
 from .reference import Weights
@@ -27,38 +28,62 @@ class Choice(NamedTuple):
 
 
 NATIVE = Choice("native", "float32 on the CPU")
-TRANSFORM = Choice("reference", "a torch.func transform or forward-mode differentiation is active")
+OPERATOR = Choice("native", "float32 on the CPU, as the operator holdfast::lstm")
+TANGENTS = Choice("reference", "forward-mode differentiation is active")
 
+_ORDINARY = (Tensor, Parameter)
 _calls: Counter[Choice] = Counter()
 
 
 def choose(x: Tensor, weights: Weights, lengths: Tensor | None) -> Choice:
     """The backend for one layer and direction."""
-    if transforms_are_active():
-        return TRANSFORM
+    if tangents_are_possible():
+        return TANGENTS
     obstacle = native_obstacle(x, weights.input, weights.projection is not None)
     if obstacle is None:
-        return NATIVE
+        return NATIVE if is_ordinary(x, weights.input) else OPERATOR
     # torch's operator where it does the same; it has no ragged lengths.
     return Choice("reference" if lengths is not None else "torch", obstacle)
 
 
 def choose_for_stack(x: Tensor, w_input: Tensor, projected: bool) -> Choice:
     """The backend for a whole stack of layers, by its first. torch's operator takes a stack in one piece."""
-    if transforms_are_active():
-        return TRANSFORM
+    if tangents_are_possible():
+        return TANGENTS
     obstacle = native_obstacle(x, w_input, projected)
-    return NATIVE if obstacle is None else Choice("torch", obstacle)
+    if obstacle is None:
+        return NATIVE if is_ordinary(x, w_input) else OPERATOR
+    return Choice("torch", obstacle)
 
 
 def count(choice: Choice, calls: int = 1) -> None:
-    """Enter a decision into the report."""
+    """Enter a decision into the report. The operator enters its own calls, for whoever decided may have been a compiler."""
+    if not torch.compiler.is_compiling() and choice is not OPERATOR:
+        ran(choice, calls)
+
+
+def ran(choice: Choice, calls: int = 1) -> None:
+    """Enter what ran into the report."""
     _calls[choice] += calls
 
 
-def transforms_are_active() -> bool:
-    """Whether derivatives are asked for that neither the kernels nor torch's operator have."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+def tangents_are_possible() -> bool:
+    """Whether forward-mode derivatives may be asked for, which neither the kernels nor torch's operator have."""
+    return forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+
+
+def is_ordinary(x: Tensor, w_input: Tensor) -> bool:
+    """Whether these are tensors with numbers in memory and nobody between them and the kernels.
+
+    Not so: a compiler's or an export's stand-ins, torch.func's wrappers, subclasses, dispatch modes.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in _ORDINARY
+        and type(w_input) in _ORDINARY
+        and not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
+        and not torch._C._len_torch_dispatch_stack()  # pyright: ignore[reportPrivateUsage]
+    )
 
 
 def native_obstacle(x: Tensor, w_input: Tensor, projected: bool) -> str | None:

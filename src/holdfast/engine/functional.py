@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, reference
-from .backend import Choice, choose, count
+from . import native, operator, reference
+from .backend import OPERATOR, Choice, choose, count, tangents_are_possible
 from .reference import State, Weights, zero_state
 
 
@@ -52,6 +52,10 @@ def run(
     reverse: bool,
 ) -> tuple[Tensor, State]:
     """`lstm` where the arguments are known to fit and the backend is chosen; the native one also takes x packed."""
+    if choice is OPERATOR:
+        h0, c0 = (None, None) if state is None else state
+        y, h, c = operator.lstm(x, *weights[:3], h0, c0, lengths, reverse)
+        return y, State(h, c)
     if choice.backend == "native":
         return run_native(x, weights, state, lengths, reverse)
     state = zero_state(x, weights) if state is None else State(*state)
@@ -109,31 +113,15 @@ class NativeLSTM(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True: the gradient must itself be differentiable
-            return differentiable_backward(ctx, grads)
         x, w, r, b, h0, c0, lengths, y, kept = ctx.saved_tensors
-        dy, dh, dc = grads
-        dx, dw, dr, db, dh0, dc0 = native.backward(
-            dy, dh, dc, x, w, r, h0, c0, lengths, y, kept, reverse=ctx.reverse, need_x=ctx.needs_input_grad[0]
-        )
         wanted = ctx.needs_input_grad
-        found = (dx, dw, dr, None if b is None else db, dh0, dc0)
-        return *(d if want else None for d, want in zip(found, wanted, strict=False)), None, None
-
-
-def differentiable_backward(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """The gradient as a graph: the reference computes the forward pass again, and autograd does the rest."""
-    x, w, r, b, h0, c0, lengths, _, _ = ctx.saved_tensors
-    inputs = [x, w, r, b, h0, c0]
-    state = None if h0 is None else State(h0, c0)
-    again = reference.lstm_packed if x.dim() == 2 else reference.lstm
-    y, last = again(x, Weights(w, r, b), state, lengths=lengths, reverse=ctx.reverse)
-    pairs = [(out, grad) for out, grad in zip((y, *last), grads, strict=True) if grad is not None and out.requires_grad]
-    wanted = [n for n in range(len(inputs)) if ctx.needs_input_grad[n]]
-    outs, outs_grads = [out for out, _ in pairs], [grad for _, grad in pairs]
-    found = torch.autograd.grad(outs, [inputs[n] for n in wanted], outs_grads, create_graph=True, allow_unused=True)
-    by_place = dict(zip(wanted, found, strict=True))
-    return tuple(by_place.get(n) for n in range(8))
+        if torch.is_grad_enabled() or tangents_are_possible():  # the gradient must itself be differentiable
+            found = operator.pull_back(grads, operator.Inputs(x, w, r, b, h0, c0, lengths), ctx.reverse)
+        else:
+            found = native.backward(
+                *grads, x, w, r, h0, c0, lengths, y, kept, reverse=ctx.reverse, need_x=wanted[0]
+            )
+        return *(d if want else None for d, want in zip(found, wanted[:6], strict=True)), None, None
 
 
 def run_torch(x: Tensor, weights: Weights, state: State, reverse: bool) -> tuple[Tensor, State]:

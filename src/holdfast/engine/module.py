@@ -55,8 +55,7 @@ class LSTM(nn.LSTM):
         """The backend that runs the stack layer by layer; None where torch's operator takes it in one piece."""
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
-        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        if tracing or not isinstance(x, Tensor):
+        if torch.jit.is_tracing() or not isinstance(x, Tensor):  # pyright: ignore[reportPrivateImportUsage]
             return None
         choice = backend.choose_for_stack(x, getattr(self, self._all_weights[0][0]), self.proj_size > 0)
         if choice.backend == "reference" and packed:

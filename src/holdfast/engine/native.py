@@ -192,7 +192,7 @@ def _rows(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _like(x: Tensor, width: int) -> Tensor:
+def like(x: Tensor, width: int) -> Tensor:
     """An empty tensor with x's leading axes, in x's memory order."""
     if x.dim() == 2:
         return x.new_empty((x.shape[0], width))
@@ -315,7 +315,7 @@ def forward(
     given = _Inputs(x, w_input, w_recurrent, h0, c0, lengths)
     if bias is not None:
         bias = _adjacent("bias", bias, (4 * given.units,))
-    y = _like(x, given.units)
+    y = like(x, given.units)
     h_last = x.new_empty((given.batch, given.units))
     c_last = torch.empty_like(h_last)
     given.write(reverse, bias, y, (h_last.data_ptr(), c_last.data_ptr()))
@@ -353,12 +353,13 @@ def backward(
     dy = None if dy is None else _rows("dy", dy, outputs)
     dh_last = None if dh_last is None else _adjacent("dh_last", dh_last, state)
     dc_last = None if dc_last is None else _adjacent("dc_last", dc_last, state)
-    dx = _like(x, given.features) if need_x else None
+    dx = like(x, given.features) if need_x else None
     dw_input = x.new_empty((4 * given.units, given.features))
     dw_recurrent = x.new_empty((4 * given.units, given.units))
     dbias = x.new_empty((4 * given.units,))
     dh0, dc0 = x.new_empty(state), x.new_empty(state)
     given.write(reverse, None, y, (0, 0))
+    kept = kept[: library.kept_floats(_room.lstm_at)]  # operator.py fills several up to the longest
     _check("kept", kept, (library.kept_floats(_room.lstm_at),))
     _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 1)))
     _GRADIENTS.pack_into(
