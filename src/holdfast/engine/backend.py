@@ -30,6 +30,7 @@ class Choice(NamedTuple):
 NATIVE = Choice("native", "float32 on the CPU")
 OPERATOR = Choice("native", "float32 on the CPU, as the operator holdfast::lstm")
 TANGENTS = Choice("reference", "forward-mode differentiation is active")
+SECOND_ORDER = Choice("reference", "the gradient of a gradient, or its tangent")
 
 _ORDINARY = (Tensor, Parameter)
 _calls: Counter[Choice] = Counter()
@@ -37,13 +38,9 @@ _calls: Counter[Choice] = Counter()
 
 def choose(x: Tensor, weights: Weights, lengths: Tensor | None) -> Choice:
     """The backend for one layer and direction."""
-    if tangents_are_possible():
-        return TANGENTS
-    obstacle = native_obstacle(x, weights.input, weights.projection is not None)
-    if obstacle is None:
-        return NATIVE if is_ordinary(x, weights.input) else OPERATOR
+    choice = choose_for_stack(x, weights.input, weights.projection is not None)
     # torch's operator where it does the same; it has no ragged lengths.
-    return Choice("reference" if lengths is not None else "torch", obstacle)
+    return Choice("reference", choice.reason) if choice.backend == "torch" and lengths is not None else choice
 
 
 def choose_for_stack(x: Tensor, w_input: Tensor, projected: bool) -> Choice:
@@ -53,7 +50,8 @@ def choose_for_stack(x: Tensor, w_input: Tensor, projected: bool) -> Choice:
     obstacle = native_obstacle(x, w_input, projected)
     if obstacle is None:
         return NATIVE if is_ordinary(x, w_input) else OPERATOR
-    return Choice("torch", obstacle)
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
+    return Choice("reference" if transformed else "torch", obstacle)
 
 
 def count(choice: Choice, calls: int = 1) -> None:

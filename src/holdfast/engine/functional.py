@@ -39,6 +39,8 @@ def lstm(
     """
     check(x, weights, lengths)
     choice = choose(x, weights, lengths)
+    if lengths is not None and choice is not OPERATOR:  # of a compiler's stand-in nobody knows the numbers yet
+        check_numbers(lengths, x.shape[0])
     count(choice)
     return run(choice, x, weights, state, lengths, reverse)
 
@@ -79,8 +81,12 @@ def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
             raise ValueError(
                 f"lengths must be int64 [batch {x.shape[1]}] on the CPU, not {lengths.dtype} {list(lengths.shape)}"
             )
-        if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[0]:
-            raise ValueError(f"lengths must lie between 0 and {x.shape[0]}: {lengths.tolist()}")
+
+
+def check_numbers(lengths: Tensor, steps: int) -> None:
+    """Raise ValueError where a row would be shorter than nothing or longer than x."""
+    if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= steps:
+        raise ValueError(f"lengths must lie between 0 and {steps}: {lengths.tolist()}")
 
 
 def run_native(

@@ -303,6 +303,7 @@ def forward(
     *,
     reverse: bool,
     keep: bool,
+    room: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """One layer, one direction. Returns y, h_last, c_last and what `backward` needs (None unless `keep`).
 
@@ -310,6 +311,7 @@ def forward(
     bias [4 * units]; h0, c0 [batch, units]; lengths int64 [batch]; gates in the order i f g o.
     y [time, batch, units] comes in x's memory order, zero past each row's length.
     Packed, as in torch's PackedSequence: x [sum of lengths, features] and y [sum of lengths, units].
+    What is kept has at least `room` floats.
     """
     library = _loaded()
     given = _Inputs(x, w_input, w_recurrent, h0, c0, lengths)
@@ -319,7 +321,7 @@ def forward(
     h_last = x.new_empty((given.batch, given.units))
     c_last = torch.empty_like(h_last)
     given.write(reverse, bias, y, (h_last.data_ptr(), c_last.data_ptr()))
-    kept = _pool.take(library.kept_floats(_room.lstm_at)) if keep else None
+    kept = _pool.take(max(room, library.kept_floats(_room.lstm_at))) if keep else None
     _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 0)))
     _raise_if(library.forward(_room.lstm_at))
     return y, h_last, c_last, kept
@@ -359,7 +361,7 @@ def backward(
     dbias = x.new_empty((4 * given.units,))
     dh0, dc0 = x.new_empty(state), x.new_empty(state)
     given.write(reverse, None, y, (0, 0))
-    kept = kept[: library.kept_floats(_room.lstm_at)]  # operator.py fills several up to the longest
+    kept = kept[: library.kept_floats(_room.lstm_at)]
     _check("kept", kept, (library.kept_floats(_room.lstm_at),))
     _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 1)))
     _GRADIENTS.pack_into(

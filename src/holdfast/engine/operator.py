@@ -18,10 +18,9 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
-from torch.nn.utils.rnn import pad_sequence
 
 from . import native, reference
-from .backend import OPERATOR, ran, tangents_are_possible
+from .backend import OPERATOR, SECOND_ORDER, count, ran, tangents_are_possible
 from .reference import State, Weights
 
 Outputs = tuple[Tensor, Tensor, Tensor]
@@ -59,6 +58,16 @@ class Inputs(NamedTuple):
     def batch(self) -> int:
         return self.x.shape[1] if self.lengths is None else self.lengths.shape[0]
 
+    @property
+    def room(self) -> int:
+        """How many floats the backward pass needs at most: five for every unit, in registers of up to 16, and a header.
+
+        The kernels need less where rows are ragged or registers shorter, but a compiler must know beforehand, and what
+        it compiled may be found in its cache by another machine.
+        """
+        row_steps = self.x.shape[0] if self.x.dim() == 2 else self.x.shape[0] * self.x.shape[1]
+        return 64 + row_steps * 5 * ((self.w_recurrent.shape[1] + 15) // 16 * 16)
+
     def state(self) -> State | None:
         if self.h0 is None and self.c0 is None:
             return None
@@ -77,8 +86,9 @@ def _run(*arguments: Any) -> Outputs:
 
 def _run_keeping(*arguments: Any) -> Kept:
     ran(OPERATOR)
-    y, h, c, kept = native.forward(*arguments[:7], reverse=arguments[7], keep=True)
-    assert kept is not None
+    room = Inputs(*arguments[:7]).room
+    y, h, c, kept = native.forward(*arguments[:7], reverse=arguments[7], keep=True, room=room)
+    assert kept is not None and len(kept) == room, "the kernels keep more than the operator's shapes say"
     return y, h, c, kept
 
 
@@ -105,9 +115,7 @@ def _(*arguments: Any) -> Outputs:
 
 @torch.library.register_fake("holdfast::lstm_keeping", lib=_LIBRARY)
 def _(*arguments: Any) -> Kept:
-    x = arguments[0]
-    kept = x.new_empty(torch.library.get_ctx().new_dynamic_size())  # only the kernels know, when they see the lengths
-    return *lstm(*arguments), kept
+    return *lstm(*arguments), arguments[0].new_empty(Inputs(*arguments[:7]).room)
 
 
 @torch.library.register_fake("holdfast::lstm_backward", lib=_LIBRARY)
@@ -226,6 +234,7 @@ def pull_back(grads: Sequence[Tensor | None], given: Inputs, reverse: bool) -> t
 
     None for an input that was None.
     """
+    count(SECOND_ORDER)
     places = [n for n in range(6) if given[n] is not None]
 
     def run(*values: Tensor) -> Outputs:
@@ -241,7 +250,7 @@ def pull_back(grads: Sequence[Tensor | None], given: Inputs, reverse: bool) -> t
 
 
 def _one_after_another(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
-    """The rule that is always right: a call for every sample. What each keeps is filled up to the longest."""
+    """The rule that is always right: a call for every sample."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         samples = range(info.batch_size)
@@ -249,7 +258,7 @@ def _one_after_another(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[
             operator(*(a if d is None else a.select(d, n) for a, d in zip(arguments, in_dims, strict=True)))
             for n in samples
         ]
-        outputs = tuple(pad_sequence(parts, batch_first=True) for parts in zip(*each, strict=True))
+        outputs = tuple(torch.stack(parts) for parts in zip(*each, strict=True))
         return outputs, (0,) * len(outputs)
 
     return rule
