@@ -11,7 +11,9 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack  # pyright: ignore
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from . import native
@@ -50,19 +52,19 @@ def choose_for_stack(x: Tensor, w_input: Tensor, projected: bool) -> Choice:
     obstacle = native_obstacle(x, w_input, projected)
     if obstacle is None:
         return NATIVE if is_ordinary(x, w_input) else OPERATOR
-    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
+    transformed = not is_compiling() and _are_functorch_transforms_active()
     return Choice("reference" if transformed else "torch", obstacle)
 
 
 def count(choice: Choice, calls: int = 1) -> None:
     """Enter a decision into the report. The operator enters its own calls, for whoever decided may have been a compiler."""
-    if not torch.compiler.is_compiling() and choice is not OPERATOR:
-        ran(choice, calls)
+    if choice is not OPERATOR and not is_compiling():
+        _calls[choice] += calls
 
 
-def ran(choice: Choice, calls: int = 1) -> None:
-    """Enter what ran into the report."""
-    _calls[choice] += calls
+def count_operator() -> None:
+    """Enter one run of the operator into the report."""
+    _calls[OPERATOR] += 1
 
 
 def tangents_are_possible() -> bool:
@@ -76,11 +78,11 @@ def is_ordinary(x: Tensor, w_input: Tensor) -> bool:
     Not so: a compiler's or an export's stand-ins, torch.func's wrappers, subclasses, dispatch modes.
     """
     return (
-        not torch.compiler.is_compiling()
+        not is_compiling()
         and type(x) in _ORDINARY
         and type(w_input) in _ORDINARY
-        and not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
-        and not torch._C._len_torch_dispatch_stack()  # pyright: ignore[reportPrivateUsage]
+        and not _are_functorch_transforms_active()
+        and not _len_torch_dispatch_stack()
     )
 
 

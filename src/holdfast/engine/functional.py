@@ -124,10 +124,11 @@ class NativeLSTM(torch.autograd.Function):
         if torch.is_grad_enabled() or tangents_are_possible():  # the gradient must itself be differentiable
             found = operator.pull_back(grads, operator.Inputs(x, w, r, b, h0, c0, lengths), ctx.reverse)
         else:
+            dy, dh, dc = grads
             found = native.backward(
-                *grads, x, w, r, h0, c0, lengths, y, kept, reverse=ctx.reverse, need_x=wanted[0]
+                dy, dh, dc, x, w, r, h0, c0, lengths, y, kept, reverse=ctx.reverse, need_x=wanted[0]
             )
-        return *(d if want else None for d, want in zip(found, wanted[:6], strict=True)), None, None
+        return *(d if want else None for d, want in zip(found, wanted, strict=False)), None, None
 
 
 def run_torch(x: Tensor, weights: Weights, state: State, reverse: bool) -> tuple[Tensor, State]:

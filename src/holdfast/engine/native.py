@@ -128,6 +128,12 @@ def why_not() -> str:
     return "" if available() else str(_problem)
 
 
+# torch.compile cannot read the loading of a library and need not: it takes the answers as they are. This is what
+# torch.compiler.assume_constant_result does, which would import the compiler at once (1.3 s).
+available._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+why_not._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def isa() -> str:
     """The instruction set in use."""
     return _loaded().isa().decode()
@@ -361,8 +367,9 @@ def backward(
     dbias = x.new_empty((4 * given.units,))
     dh0, dc0 = x.new_empty(state), x.new_empty(state)
     given.write(reverse, None, y, (0, 0))
-    kept = kept[: library.kept_floats(_room.lstm_at)]
-    _check("kept", kept, (library.kept_floats(_room.lstm_at),))
+    needed = library.kept_floats(_room.lstm_at)
+    kept = kept[:needed] if kept.numel() > needed else kept
+    _check("kept", kept, (needed,))
     _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 1)))
     _GRADIENTS.pack_into(
         _room.gradients,
