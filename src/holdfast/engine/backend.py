@@ -117,7 +117,7 @@ class Report:
 def backend_report(*, reset: bool = False) -> Report:
     """Which backend computed the LSTM calls so far, and why. ``reset`` starts counting anew."""
     isa = native.isa() if native.available() else f"none ({native.why_not()})"
-    report = Report(isa, torch.get_num_threads(), dict(_calls))
+    report = Report(isa, native.threads(), dict(_calls))
     if reset:
         _calls.clear()
     return report
