@@ -1,7 +1,7 @@
 """torch.compile, torch.export and the operators' own promises: our kernels run inside, for any batch and time.
 
-The compiled graph calls the very kernels that an eager call does, so what differs is the rounding of the operations around
-them, some of which inductor fuses: a few parts in a million where the gradients of up to 66 row-steps are summed.
+The compiled graph calls the very kernels that an eager call does, so what differs is the rounding of the operations
+around them, some of which inductor fuses: a few parts in a million where gradients of up to 66 row-steps are summed.
 """
 
 import shutil
@@ -27,7 +27,9 @@ from .single_layer import make, needs_native
 pytestmark = [
     needs_native,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf", "ignore::torch.jit.TracerWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor that is not a leaf", "ignore::torch.jit.TracerWarning"
+    ),
 ]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor writes C++, and there is no g++")
 FEATURES, HIDDEN = 4, 7
@@ -237,10 +239,10 @@ def test_opcheck(form: str, reverse: bool, gradients: bool) -> None:
     given = [t if t is None else t.detach().requires_grad_(gradients) for t in (x, case.w, case.r, *rest)]
     opcheck(operator.lstm, (*given, case.lengths, reverse))
     plain = [t if t is None else t.detach() for t in given]
-    opcheck(operator._keeping, (*plain, case.lengths, reverse), test_utils=("test_schema", "test_faketensor"))
-    y, _, _, kept = operator._keeping(*plain, case.lengths, reverse)
+    opcheck(operator.keeping, (*plain, case.lengths, reverse), test_utils=("test_schema", "test_faketensor"))
+    y, _, _, kept = operator.keeping(*plain, case.lengths, reverse)
     backward = (torch.ones_like(y), None, None, *plain, case.lengths, y, kept, reverse, True)
-    opcheck(operator._backward, backward, test_utils=("test_schema", "test_faketensor"))
+    opcheck(operator.backward, backward, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_stand_ins_without_numbers_never_reach_the_kernels() -> None:

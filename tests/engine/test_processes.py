@@ -1,7 +1,7 @@
 """What users do around a module: copies, files, other dtypes, hooks of torch.nn.utils, other processes.
 
-A process that waits for ever is killed by its time-out and fails its test: after a fork the threads of an OpenMP team are
-gone, and who still counts on them waits for them.
+A process that waits for ever is killed by its time-out and fails its test: after a fork the threads of an OpenMP team
+are gone, and who still counts on them waits for them.
 """
 
 import copy
@@ -114,7 +114,7 @@ def test_inference_mode_and_back() -> None:
         assert y.is_inference() and h.is_inference()
         torch.testing.assert_close(module(y[..., :FEATURES])[0], module(y[..., :FEATURES].clone())[0])
     assert module(X)[0].requires_grad
-    with pytest.raises(RuntimeError, match="[Ii]nference"):  # as with torch's: such a tensor is not for training
+    with pytest.raises(RuntimeError, match=r"[Ii]nference"):  # as with torch's: such a tensor is not for training
         module(y[..., :FEATURES])
 
 
@@ -242,9 +242,10 @@ def train_one_step(rank: int, meeting: str, found: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_two_processes_share_a_gradient(tmp_path: Path) -> None:
     """DistributedDataParallel over gloo: the mean of both halves' gradients, which is half of the whole's."""
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context("fork")
     arguments = (str(tmp_path / "meeting"), str(tmp_path / "found.pt"))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     children = [context.Process(target=train_one_step, args=(rank, *arguments)) for rank in range(2)]

@@ -1,7 +1,7 @@
 """torch.func, forward-mode derivatives and derivatives of derivatives: right, or refused, never silently zero.
 
-The truth is torch.nn.LSTM in float64, differentiated by plain autograd. Tolerance: float32 rounding through two layers and
-five steps, twice where a derivative is taken twice; a forgotten term is wrong by more than a hundredth.
+The truth is torch.nn.LSTM in float64, differentiated by plain autograd. Tolerance: float32 rounding through two layers
+and five steps, twice where a derivative is taken twice; a forgotten term is wrong by more than a hundredth.
 """
 
 from collections.abc import Callable
@@ -157,7 +157,7 @@ def test_the_operator_itself_has_tangents() -> None:
     case = make(TIME, BATCH, ragged=True)
     rest = (*case.inputs()[1:], case.lengths, False)
     tangent = normal(*case.x.shape)
-    wanted = jvp(lambda x: operator._reference(operator.Inputs(x, *rest[:-1]), False)[0], (case.x,), (tangent,))[1]
+    wanted = jvp(lambda x: operator.Inputs(x, *rest[:-1]).by_reference(False)[0], (case.x,), (tangent,))[1]
     close(jvp(lambda x: operator.lstm(x, *rest)[0], (case.x,), (tangent,))[1], wanted.double())
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(case.x, tangent)

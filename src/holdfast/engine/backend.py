@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
-from . import native
+from . import native, threads
 from .reference import Weights
 
 Backend = Literal["native", "torch", "reference"]
@@ -57,7 +57,7 @@ def choose_for_stack(x: Tensor, w_input: Tensor, projected: bool) -> Choice:
 
 
 def count(choice: Choice, calls: int = 1) -> None:
-    """Enter a decision into the report. The operator enters its own calls, for whoever decided may have been a compiler."""
+    """Enter a decision into the report. The operator enters its own calls: a compiler decides once for many."""
     if choice is not OPERATOR and not is_compiling():
         _calls[choice] += calls
 
@@ -117,7 +117,7 @@ class Report:
 def backend_report(*, reset: bool = False) -> Report:
     """Which backend computed the LSTM calls so far, and why. ``reset`` starts counting anew."""
     isa = native.isa() if native.available() else f"none ({native.why_not()})"
-    report = Report(isa, native.threads(), dict(_calls))
+    report = Report(isa, threads.allowed(), dict(_calls))
     if reset:
         _calls.clear()
     return report

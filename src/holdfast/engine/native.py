@@ -18,6 +18,7 @@ from torch import Tensor
 
 import holdfast
 
+from . import threads
 from .pages import Pool, Scratch
 
 _ABI: Final = 2
@@ -175,22 +176,6 @@ class _Room(threading.local):
 
 _pool = Pool()
 _room = _Room()
-_forked = False
-
-
-def _after_fork() -> None:
-    """Of a team of OpenMP threads only the caller survives a fork, and libgomp would wait for the others for ever."""
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def threads() -> int:
-    """How many threads a call may use: torch's number; one in a forked child."""
-    return 1 if _forked else torch.get_num_threads()
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
@@ -290,7 +275,7 @@ class _Inputs:
             self.batch,
             self.features,
             self.units,
-            threads(),
+            threads.allowed(),
             reverse,
             x.data_ptr(),
             *_strides(x),

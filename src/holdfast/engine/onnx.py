@@ -1,7 +1,7 @@
 """An LSTM stack as an ONNX file, for runtimes without Python: the graph is written here, node by node.
 
-ONNX's own LSTM operator (https://onnx.ai/onnx/operators/onnx__LSTM.html) computes a layer; it has the gates in the order
-i, o, f, g and both directions in one node. It has no projection: such layers become a Scan over the steps.
+ONNX's own LSTM operator (https://onnx.ai/onnx/operators/onnx__LSTM.html) computes a layer; it has the gates in the
+order i, o, f, g and both directions in one node. It has no projection: such layers become a Scan over the steps.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ IR_VERSION: Final = 8  # the format's version that came with it
 def export_onnx(module: nn.LSTM, path: str | Path, *, lengths: bool = True, state: bool = True) -> None:
     """Write a stack of LSTM layers to an ONNX file, whole or not at all. The same weights give the same bytes.
 
-    The graph's inputs are x, float32 in the module's own layout ([time, batch, features], or [batch, time, features] with
-    batch_first); with `state` h0 and c0 as torch has them; with `lengths` int64 [batch], how many steps each row really
-    has, 0 allowed. Its outputs are y, h_n and c_n in torch's shapes: y is zero past a row's length, the state is the one
-    after the row's own last step. Time and batch may be of any size. Dropout is left out, as in evaluation.
+    The graph's inputs are x, float32 in the module's own layout ([time, batch, features], or [batch, time, features]
+    with batch_first); with `state` h0 and c0 as torch has them; with `lengths` int64 [batch], how many steps each row
+    really has, 0 allowed. Its outputs are y, h_n and c_n in torch's shapes: y is zero past a row's length, the state is
+    the one after the row's own last step. Time and batch may be of any size. Dropout is left out, as in evaluation.
 
     Args:
         module: a holdfast.LSTM or torch.nn.LSTM: any depth, one direction or two, projected or not.
@@ -42,7 +42,9 @@ def export_onnx(module: nn.LSTM, path: str | Path, *, lengths: bool = True, stat
     """
     wrong = {str(parameter.dtype) for parameter in module.parameters()} - {"torch.float32"}
     if wrong:
-        raise ValueError(f"export_onnx writes float32 graphs; this module has {', '.join(sorted(wrong))}: .float() first")
+        raise ValueError(
+            f"export_onnx writes float32 graphs; this module has {', '.join(sorted(wrong))}: .float() first"
+        )
     durable.write(Path(path), _Graph(module, lengths, state).model().SerializeToString(deterministic=True))
 
 
@@ -182,7 +184,9 @@ class _Graph:
         """One direction as a Scan; what does not wait for h is computed for all steps at once, before."""
         kinds = ["weight_ih", "weight_hh", "weight_hr"] + (["bias_ih", "bias_hh"] if self.module.bias else [])
         w, r, p, *biases = (self.weights(layer, kind)[direction] for kind in kinds)
-        hoisted = self.add("MatMul", [x, self.constant(f"{name}_w", w.T)], f"{name}_hoisted")  # [time, batch, 4 * hidden]
+        hoisted = self.add(
+            "MatMul", [x, self.constant(f"{name}_w", w.T)], f"{name}_hoisted"
+        )  # [time, batch, 4 * hidden]
         if biases:
             hoisted = self.add("Add", [hoisted, self.constant(f"{name}_b", biases[0] + biases[1])], f"{name}_with_bias")
         self.constant(f"{name}_r", r.T)
@@ -227,7 +231,9 @@ class _Graph:
             sizes = {"h": self.shown, "c": self.module.hidden_size, "hoisted": 4 * self.module.hidden_size}
             inputs = [value(n, 1, ["batch", size]) for n, size in sizes.items()]
             inputs += [value("runs", 9, ["batch", 1])] if self.lengths else []  # 9: bool
-            results = [value(n, 1, ["batch", size]) for n, size in zip(("h_next", "c_next"), sizes.values(), strict=False)]
+            results = [
+                value(n, 1, ["batch", size]) for n, size in zip(("h_next", "c_next"), sizes.values(), strict=False)
+            ]
             results.append(value("y", 1, ["batch", self.shown]))
             return make.make_graph(self.nodes, f"{name}_step", inputs, results)
         finally:

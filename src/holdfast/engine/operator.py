@@ -8,8 +8,8 @@ The second and third are the first one's derivative and nobody else's business: 
 alone. Ordinary calls do not come here, since the way through torch's dispatcher costs more than a short sequence
 (functional.py).
 
-Rules of the second kind are the reference's: the gradient of a gradient, and every forward-mode derivative. torch itself
-would give a tangent of zeros, silently, where an operator has none.
+Derivatives of the second kind are the reference's: the gradient of a gradient, and every forward-mode one. torch itself
+would take the tangent of an operator that has no rule for it to be zero, and say nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,30 +17,29 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.function import _SingleLevelFunction  # pyright: ignore[reportPrivateUsage]
 
 from . import native, reference
 from .backend import SECOND_ORDER, count, count_operator, tangents_are_possible
 from .reference import State, Weights
 
-Outputs = tuple[Tensor, Tensor, Tensor]
-Kept = tuple[Tensor, Tensor, Tensor, Tensor]
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Outputs = tuple[Tensor, Tensor, Tensor]  # y, h, c
+Kept = tuple[Tensor, Tensor, Tensor, Tensor]  # and what the backward pass needs
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # of x, w_input, w_recurrent, bias, h0, c0
 
-_ARGUMENTS: Final = (
-    "Tensor x, Tensor w_input, Tensor w_recurrent, Tensor? bias, Tensor? h0, Tensor? c0, Tensor? lengths"
-)
+_INPUTS: Final = "Tensor x, Tensor w_input, Tensor w_recurrent, Tensor? bias, Tensor? h0, Tensor? c0, Tensor? lengths"
 _LIBRARY: Final = torch.library.Library("holdfast", "DEF")
-_LIBRARY.define(f"lstm({_ARGUMENTS}, bool reverse) -> (Tensor, Tensor, Tensor)")
-_LIBRARY.define(f"lstm_keeping({_ARGUMENTS}, bool reverse) -> (Tensor, Tensor, Tensor, Tensor)")
+_LIBRARY.define(f"lstm({_INPUTS}, bool reverse) -> (Tensor, Tensor, Tensor)")
+_LIBRARY.define(f"lstm_keeping({_INPUTS}, bool reverse) -> (Tensor, Tensor, Tensor, Tensor)")
 _LIBRARY.define(
-    f"lstm_backward(Tensor? dy, Tensor? dh, Tensor? dc, {_ARGUMENTS}, Tensor y, Tensor kept, bool reverse, bool need_x)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"lstm_backward(Tensor? dy, Tensor? dh, Tensor? dc, {_INPUTS}, Tensor y, Tensor kept, bool reverse, bool need_x)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"  # that of x is empty where it is not needed
 )
 
 lstm: Final = torch.ops.holdfast.lstm.default
-_keeping: Final = torch.ops.holdfast.lstm_keeping.default
-_backward: Final = torch.ops.holdfast.lstm_backward.default
+keeping: Final = torch.ops.holdfast.lstm_keeping.default
+backward: Final = torch.ops.holdfast.lstm_backward.default
 
 
 class Inputs(NamedTuple):
@@ -55,8 +54,9 @@ class Inputs(NamedTuple):
     lengths: Tensor | None  # [batch]
 
     @property
-    def batch(self) -> int:
-        return self.x.shape[1] if self.lengths is None else self.lengths.shape[0]
+    def state_shape(self) -> tuple[int, int]:
+        batch = self.x.shape[1] if self.lengths is None else self.lengths.shape[0]
+        return batch, self.w_recurrent.shape[1]
 
     @property
     def room(self) -> int:
@@ -68,11 +68,16 @@ class Inputs(NamedTuple):
         row_steps = self.x.shape[0] if self.x.dim() == 2 else self.x.shape[0] * self.x.shape[1]
         return 64 + row_steps * 5 * ((self.w_recurrent.shape[1] + 15) // 16 * 16)
 
-    def state(self) -> State | None:
-        if self.h0 is None and self.c0 is None:
-            return None
-        zeros = self.x.new_zeros(self.batch, self.w_recurrent.shape[1])
-        return State(zeros if self.h0 is None else self.h0, zeros if self.c0 is None else self.c0)
+    def by_reference(self, reverse: bool) -> Outputs:
+        """y, h and c by the reference, differentiable in every way."""
+        zeros = self.x.new_zeros(self.state_shape)
+        state = State(zeros if self.h0 is None else self.h0, zeros if self.c0 is None else self.c0)
+        weights = Weights(self.w_input, self.w_recurrent, self.bias)
+        if self.x.dim() == 2 and self.lengths is not None:
+            y, last = reference.lstm_packed(self.x, weights, state, lengths=self.lengths, reverse=reverse)
+        else:
+            y, last = reference.lstm(self.x, weights, state, lengths=self.lengths, reverse=reverse)
+        return y, last.h, last.c
 
 
 # The numbers: what runs on a CPU.
@@ -88,14 +93,16 @@ def _run_keeping(*arguments: Any) -> Kept:
     count_operator()
     room = Inputs(*arguments[:7]).room
     y, h, c, kept = native.forward(*arguments[:7], reverse=arguments[7], keep=True, room=room)
-    assert kept is not None and len(kept) == room, "the kernels keep more than the operator's shapes say"
+    if kept is None or kept.numel() != room:
+        raise RuntimeError(f"the kernels keep more than the {room} floats that the operator promises")
     return y, h, c, kept
 
 
 def _run_backward(*arguments: Any) -> Gradients:
     dy, dh, dc, x, w, r, _, h0, c0, lengths, y, kept, reverse, need_x = arguments
     dx, *rest = native.backward(dy, dh, dc, x, w, r, h0, c0, lengths, y, kept, reverse=reverse, need_x=need_x)
-    return x.new_empty(0) if dx is None else dx, *rest  # pyright: ignore[reportReturnType]
+    dw, dr, db, dh0, dc0 = rest
+    return x.new_empty(0) if dx is None else dx, dw, dr, db, dh0, dc0
 
 
 _LIBRARY.impl("lstm", _run, "CPU")
@@ -106,157 +113,154 @@ _LIBRARY.impl("lstm_backward", _run_backward, "CPU")
 # The shapes alone, for tensors without numbers.
 
 
-@torch.library.register_fake("holdfast::lstm", lib=_LIBRARY)
-def _(*arguments: Any) -> Outputs:
+def _shapes(*arguments: Any) -> Outputs:
     given = Inputs(*arguments[:7])
-    units = given.w_recurrent.shape[1]
-    return native.like(given.x, units), *(given.x.new_empty((given.batch, units)) for _ in range(2))  # pyright: ignore[reportReturnType]
+    x, state = given.x, given.state_shape
+    return native.like(x, state[1]), x.new_empty(state), x.new_empty(state)
 
 
-@torch.library.register_fake("holdfast::lstm_keeping", lib=_LIBRARY)
-def _(*arguments: Any) -> Kept:
-    return *lstm(*arguments), arguments[0].new_empty(Inputs(*arguments[:7]).room)
+def _shapes_keeping(*arguments: Any) -> Kept:
+    given = Inputs(*arguments[:7])
+    return *_shapes(*arguments), given.x.new_empty(given.room)
 
 
-@torch.library.register_fake("holdfast::lstm_backward", lib=_LIBRARY)
-def _(*arguments: Any) -> Gradients:
-    x, w, r = arguments[3:6]
+def _shapes_backward(*arguments: Any) -> Gradients:
     given = Inputs(*arguments[3:10])
+    x, w, r, state = given.x, given.w_input, given.w_recurrent, given.state_shape
     dx = native.like(x, x.shape[-1]) if arguments[-1] else x.new_empty(0)
-    state = (given.batch, r.shape[1])
-    return dx, x.new_empty(w.shape), x.new_empty(r.shape), x.new_empty(w.shape[0]), x.new_empty(state), x.new_empty(state)
+    dw, dr, db = (x.new_empty(shape) for shape in (w.shape, r.shape, w.shape[:1]))
+    return dx, dw, dr, db, x.new_empty(state), x.new_empty(state)
+
+
+torch.library.register_fake("holdfast::lstm", _shapes, lib=_LIBRARY)
+torch.library.register_fake("holdfast::lstm_keeping", _shapes_keeping, lib=_LIBRARY)
+torch.library.register_fake("holdfast::lstm_backward", _shapes_backward, lib=_LIBRARY)
 
 
 # The derivatives.
 
+_below_autograd: Final = torch._C._AutoDispatchBelowAutograd  # pyright: ignore[reportPrivateUsage]
+
 
 def _autograd(*arguments: Any) -> Outputs:
     if tangents_are_possible():
-        return _reference(Inputs(*arguments[:7]), arguments[7])
+        return Inputs(*arguments[:7]).by_reference(arguments[7])
     if _wants_gradient(arguments):
-        return _keeping(*arguments)[:3]
+        return keeping(*arguments)[:3]
     with _below_autograd():
         return lstm(*arguments)
 
 
-def _autograd_keeping(*arguments: Any) -> Kept:
-    if tangents_are_possible():
-        raise NotImplementedError("holdfast::lstm_keeping has no forward-mode derivative; that of holdfast::lstm has")
-    if _wants_gradient(arguments):
-        with enable_single_level_autograd_function():
-            return _Keeping.apply(*arguments)
-    with _below_autograd():
-        return _keeping(*arguments)
+def _autograd_of(operator: Any, node: Any) -> Callable[..., Any]:
+    """The rule for the other two operators, which have no forward-mode derivative of their own."""
 
+    def rule(*arguments: Any) -> Any:
+        if tangents_are_possible():
+            raise NotImplementedError(f"{operator} has no forward-mode derivative; that of holdfast::lstm has")
+        if _wants_gradient(arguments):
+            with enable_single_level_autograd_function():  # one transform of torch.func at a time comes by here
+                return node.apply(*arguments)
+        with _below_autograd():
+            return operator(*arguments)
 
-def _autograd_backward(*arguments: Any) -> Gradients:
-    if tangents_are_possible():
-        raise NotImplementedError("holdfast::lstm_backward has no forward-mode derivative; that of holdfast::lstm has")
-    if _wants_gradient(arguments):
-        with enable_single_level_autograd_function():
-            return _Backward.apply(*arguments)
-    with _below_autograd():
-        return _backward(*arguments)
+    return rule
 
 
 def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
 
 
-_below_autograd: Final = torch._C._AutoDispatchBelowAutograd  # pyright: ignore[reportPrivateUsage]
-_LIBRARY.impl("lstm", _autograd, "Autograd")
-_LIBRARY.impl("lstm_keeping", _autograd_keeping, "Autograd")
-_LIBRARY.impl("lstm_backward", _autograd_backward, "Autograd")
-
-
-class _Keeping(torch.autograd.function._SingleLevelFunction):  # pyright: ignore[reportPrivateUsage]
+class _Keeping(_SingleLevelFunction):
     """holdfast::lstm_keeping as a node of the graph."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Kept:
-        with torch.enable_grad(), _below_autograd():  # the transforms around this one, if any, have their own graphs
-            y, h, c, kept = _keeping(*arguments)
+    def forward(ctx: Any, *arguments: Any) -> Kept:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with torch.enable_grad(), _below_autograd():  # further transforms around this one keep graphs of their own
+            y, h, c, kept = keeping(*arguments)
         ctx.save_for_backward(*arguments[:7], y, kept)
         ctx.mark_non_differentiable(kept)
-        ctx.set_materialize_grads(False)
+        ctx.set_materialize_grads(False)  # a gradient nobody asked for stays None and costs nothing
         ctx.reverse = arguments[7]
         return y, h, c, kept
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
         *inputs, y, kept = ctx.saved_tensors
         given, wanted = Inputs(*inputs), ctx.needs_input_grad
         if tangents_are_possible():
             found = pull_back(grads[:3], given, ctx.reverse)
         else:
-            found = _backward(*grads[:3], *given, y, kept, ctx.reverse, wanted[0])
+            found = backward(*grads[:3], *given, y, kept, ctx.reverse, wanted[0])
         return *(d if want else None for d, want in zip(found, wanted[:6], strict=True)), None, None
 
 
-class _Backward(torch.autograd.function._SingleLevelFunction):
+class _Backward(_SingleLevelFunction):
     """holdfast::lstm_backward as a node of the graph: its own gradient is that of the reference's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Gradients:
+    def forward(ctx: Any, *arguments: Any) -> Gradients:  # pyright: ignore[reportIncompatibleMethodOverride]
         with torch.enable_grad(), _below_autograd():
-            found = _backward(*arguments)
+            found = backward(*arguments)
         ctx.save_for_backward(*arguments[:10])
         ctx.set_materialize_grads(False)
         ctx.reverse = arguments[12]
         return found
 
     @staticmethod
-    def backward(ctx: Any, *seconds: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved: tuple[Tensor | None, ...] = ctx.saved_tensors
+    def backward(ctx: Any, *seconds: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        saved: list[Tensor | None] = list(ctx.saved_tensors)  # dy, dh, dc, then the Inputs
         places = [n for n in range(9) if saved[n] is not None]
+        asked = [n for n in range(6) if seconds[n] is not None and saved[3 + n] is not None]
 
-        def gradients(*values: Tensor) -> tuple[Tensor, ...]:
-            all_of_them = list(saved)
-            for n, value in zip(places, values, strict=True):
-                all_of_them[n] = value
-            found = pull_back(all_of_them[:3], Inputs(*all_of_them[3:]), ctx.reverse)  # pyright: ignore[reportArgumentType]
-            return tuple(d for d, second in zip(found, seconds, strict=True) if d is not None and second is not None)
+        def gradients(*values: Tensor) -> tuple[Tensor | None, ...]:
+            now = _filled(saved, places, values)
+            found = pull_back(now[:3], Inputs(*now[3:]), ctx.reverse)  # pyright: ignore[reportArgumentType]
+            return tuple(found[n] for n in asked)
 
-        _, pull = torch.func.vjp(gradients, *(saved[n] for n in places))
-        present = [second for n, second in enumerate(seconds) if second is not None and saved[3 + n] is not None]
-        found = dict(zip(places, pull(tuple(present)), strict=True))
-        return tuple(found.get(n) for n in range(14))
-
-
-def _reference(given: Inputs, reverse: bool) -> Outputs:
-    run = reference.lstm_packed if given.x.dim() == 2 else reference.lstm
-    y, last = run(given.x, Weights(*given[1:4]), given.state(), lengths=given.lengths, reverse=reverse)  # pyright: ignore[reportArgumentType]
-    return y, last.h, last.c
+        pull: Any = torch.func.vjp(gradients, *(saved[n] for n in places))[1]
+        return tuple(_filled([None] * 14, places, pull(tuple(seconds[n] for n in asked))))
 
 
 def pull_back(grads: Sequence[Tensor | None], given: Inputs, reverse: bool) -> tuple[Tensor | None, ...]:
     """The gradients of x, w_input, w_recurrent, bias, h0 and c0 by the reference: differentiable in every way.
 
-    None for an input that was None.
+    `grads` are those of y, h and c, None for zero. The gradient of an input that was None is None.
     """
     count(SECOND_ORDER)
     places = [n for n in range(6) if given[n] is not None]
 
     def run(*values: Tensor) -> Outputs:
-        return _reference(given._replace(**{given._fields[n]: v for n, v in zip(places, values, strict=True)}), reverse)
+        return Inputs(*_filled(given, places, values)).by_reference(reverse)  # pyright: ignore[reportArgumentType]
 
-    outputs, pull = torch.func.vjp(run, *(given[n] for n in places))
+    pulled: Any = torch.func.vjp(run, *(given[n] for n in places))
+    outputs, pull = pulled
     full = tuple(torch.zeros_like(o) if g is None else g for o, g in zip(outputs, grads, strict=True))
-    found = dict(zip(places, pull(full), strict=True))
-    return tuple(found.get(n) for n in range(6))
+    return tuple(_filled([None] * 6, places, pull(full)))
 
 
-# Many at once: torch.vmap.
+def _filled(whole: Sequence[Tensor | None], places: list[int], values: Sequence[Tensor]) -> list[Tensor | None]:
+    """`whole` with these values in these places."""
+    new = list(whole)
+    for place, value in zip(places, values, strict=True):
+        new[place] = value
+    return new
+
+
+_LIBRARY.impl("lstm", _autograd, "Autograd")
+_LIBRARY.impl("lstm_keeping", _autograd_of(keeping, _Keeping), "Autograd")
+_LIBRARY.impl("lstm_backward", _autograd_of(backward, _Backward), "Autograd")
+
+
+# Many at once: torch.vmap. A rule gets the arguments and, for each, the axis of its samples, or None.
 
 
 def _one_after_another(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
     """The rule that is always right: a call for every sample."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-        samples = range(info.batch_size)
         each = [
             operator(*(a if d is None else a.select(d, n) for a, d in zip(arguments, in_dims, strict=True)))
-            for n in samples
+            for n in range(info.batch_size)
         ]
         outputs = tuple(torch.stack(parts) for parts in zip(*each, strict=True))
         return outputs, (0,) * len(outputs)
@@ -265,25 +269,25 @@ def _one_after_another(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[
 
 
 def _rows_of_one_batch(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-    """With weights that all samples share the samples are rows of one larger batch."""
+    """With weights that all samples share, the samples are rows of one larger batch."""
     x, w, r, b, h0, c0, lengths, reverse = arguments
     packed = x.dim() - (in_dims[0] is not None) == 2
     if packed or any(dim is not None for dim in in_dims[1:4]):
         return _one_after_another(lstm)(info, in_dims, *arguments)
-    samples = info.batch_size
+    samples: int = info.batch_size
 
-    def rows(t: Tensor | None, place: int, axis: int) -> Tensor | None:
+    def rows(t: Tensor | None, dim: int | None, axis: int) -> Tensor | None:
         if t is None:
             return None
-        dim = in_dims[place]
-        t = t.unsqueeze(axis).expand(*t.shape[:axis], samples, *t.shape[axis:]) if dim is None else t.movedim(dim, axis)
-        return t.flatten(axis, axis + 1)
+        apart = t.movedim(dim, axis) if dim is not None else torch.stack([t] * samples, axis)
+        return apart.flatten(axis, axis + 1)
 
-    y, h, c = lstm(rows(x, 0, 1), w, r, b, rows(h0, 4, 0), rows(c0, 5, 0), rows(lengths, 6, 0), reverse)
+    rest = (rows(t, dim, 0) for t, dim in zip((h0, c0, lengths), in_dims[4:7], strict=True))
+    y, h, c = lstm(rows(x, in_dims[0], 1), w, r, b, *rest, reverse)
     shape = (samples, h.shape[0] // samples)
     return (y.unflatten(1, shape), h.unflatten(0, shape), c.unflatten(0, shape)), (1, 0, 0)
 
 
 torch.library.register_vmap("holdfast::lstm", _rows_of_one_batch, lib=_LIBRARY)
-torch.library.register_vmap("holdfast::lstm_keeping", _one_after_another(_keeping), lib=_LIBRARY)
-torch.library.register_vmap("holdfast::lstm_backward", _one_after_another(_backward), lib=_LIBRARY)
+torch.library.register_vmap("holdfast::lstm_keeping", _one_after_another(keeping), lib=_LIBRARY)
+torch.library.register_vmap("holdfast::lstm_backward", _one_after_another(backward), lib=_LIBRARY)
