@@ -200,23 +200,23 @@ def test_vmap_over_samples(axis: int, pair: tuple[LSTM, nn.LSTM]) -> None:
 
 
 def test_vmap_over_any_argument_of_the_function() -> None:
-    case = make(TIME, BATCH, reverse=True)
-    w, r, b = case.w, case.r, case.b
-    lengths = torch.tensor([[0, 5, 3], [1, 2, 5]])
-    h0, x = normal(2, BATCH, HIDDEN), normal(2, TIME, BATCH, FEATURES)
-    weights = torch.stack([w, w.flip(0)])
-    dims = [(0, None, None, None), (None, 0, None, None), (None, None, 0, None), (None, None, None, 0), (0, 0, 0, 0)]
-    for in_dims in dims:
-        given = [many if dim == 0 else many[0] for many, dim in zip((x, weights, h0, lengths), in_dims, strict=True)]
+    case = make(TIME, BATCH)
+    assert case.b is not None
+    weights = [torch.stack([t, t.flip(0)]) for t in (case.w, case.r, case.b)]
+    states = [normal(2, BATCH, HIDDEN), normal(2, BATCH, HIDDEN) * 2]
+    both = [normal(2, TIME, BATCH, FEATURES), *weights, *states, torch.tensor([[0, 5, 3], [1, 2, 5]])]
 
-        def layer(x: Tensor, w: Tensor, h: Tensor, lengths: Tensor) -> tuple[Tensor, State]:
-            return lstm(x, Weights(w, r, b), (h, h.sin()), lengths=lengths, reverse=True)
+    def layer(*given: Tensor) -> tuple[Tensor, State]:
+        x, w, r, b, h, c, lengths = given
+        return lstm(x, Weights(w, r, b), (h, c), lengths=lengths, reverse=True)
 
+    for mapped in [{n} for n in range(7)] + [set(range(7)), {0, 4}, {4, 6}]:
+        in_dims = tuple(0 if n in mapped else None for n in range(7))
+        given = [t if n in mapped else t[0] for n, t in enumerate(both)]
         y, last = vmap(layer, in_dims=in_dims)(*given)
-        for n in range(2):
-            one = [t[n] if dim == 0 else t for t, dim in zip(given, in_dims, strict=True)]
-            wanted, wanted_last = layer(*one)
-            torch.testing.assert_close((y[n], last.h[n], last.c[n]), (wanted, *wanted_last), rtol=0, atol=0)
+        for sample in range(2):
+            wanted, (h, c) = layer(*(t[sample if n in mapped else 0] for n, t in enumerate(both)))
+            torch.testing.assert_close((y[sample], last.h[sample], last.c[sample]), (wanted, h, c), rtol=0, atol=0)
 
 
 def test_vmap_over_packed_rows() -> None:
