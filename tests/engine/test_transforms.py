@@ -219,6 +219,24 @@ def test_vmap_over_any_argument_of_the_function() -> None:
             torch.testing.assert_close((y[sample], last.h[sample], last.c[sample]), (wanted, h, c), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("options", [{}, {"dtype": torch.float64}, {"proj_size": 2}])
+def test_transforms_of_packed_rows(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    ours = LSTM(FEATURES, HIDDEN, 2, bidirectional=True, **options)
+    packed = pack_sequence([normal(2, FEATURES), normal(5, FEATURES)], enforce_sorted=False)
+    x = packed.data.to(ours.weight_ih_l0.dtype)
+
+    def packed_loss(x: Tensor) -> Tensor:
+        y, (h, c) = ours(packed._replace(data=x))
+        return y.data.pow(2).sum() + (h * c[..., : h.shape[-1]]).sum()
+
+    leaf = x.clone().requires_grad_()
+    wanted = torch.autograd.grad(packed_loss(leaf), leaf)[0].double()
+    close(grad(packed_loss)(x), wanted)
+    close(vmap(grad(packed_loss))(torch.stack([x, x.flip(0)]))[0], wanted)
+    close(jvp(packed_loss, (x,), (x.cos(),))[1], (wanted * x.double().cos()).sum())
+
+
 def test_vmap_over_packed_rows() -> None:
     ours = LSTM(FEATURES, HIDDEN)
     packed = pack_sequence([normal(5, FEATURES), normal(2, FEATURES)])

@@ -53,17 +53,19 @@ def run(
     lengths: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, State]:
-    """`lstm` where the arguments are known to fit and the backend is chosen; the native one also takes x packed."""
+    """`lstm` where the arguments are known to fit and the backend is chosen; all but torch's also take x packed."""
     if choice is OPERATOR:
         h0, c0 = (None, None) if state is None else state
         y, h, c = operator.lstm(x, *weights[:3], h0, c0, lengths, reverse)
         return y, State(h, c)
     if choice.backend == "native":
         return run_native(x, weights, state, lengths, reverse)
-    state = zero_state(x, weights) if state is None else State(*state)
+    before = None if state is None else State(*state)
     if choice.backend == "torch":
-        return run_torch(x, weights, state, reverse)
-    return reference.lstm(x, weights, state, lengths=lengths, reverse=reverse)
+        return run_torch(x, weights, before or zero_state(x, weights), reverse)
+    if x.dim() == 2 and lengths is not None:
+        return reference.lstm_packed(x, weights, before, lengths=lengths, reverse=reverse)
+    return reference.lstm(x, weights, before, lengths=lengths, reverse=reverse)
 
 
 def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:

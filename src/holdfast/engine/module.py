@@ -53,13 +53,10 @@ class LSTM(nn.LSTM):
 
     def choose(self, input: Any) -> backend.Choice | None:
         """The backend that runs the stack layer by layer; None where torch's operator takes it in one piece."""
-        packed = isinstance(input, PackedSequence)
-        x = input.data if packed else input
+        x = input.data if isinstance(input, PackedSequence) else input
         if torch.jit.is_tracing() or not isinstance(x, Tensor):  # pyright: ignore[reportPrivateImportUsage]
             return None
         choice = backend.choose_for_stack(x, self.layer_parameters(0)[0], self.proj_size > 0)
-        if choice.backend == "reference" and packed:
-            choice = backend.Choice("torch", choice.reason)
         in_one_piece = choice.backend == "torch"
         backend.count(choice, 1 if in_one_piece else len(self._all_weights))
         return None if in_one_piece else choice

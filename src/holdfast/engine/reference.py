@@ -91,8 +91,8 @@ def lstm_packed(
     batch, steps = lengths.shape[0], int(lengths.max())
     order = lengths.argsort(descending=True, stable=True)
     runs = torch.arange(steps).unsqueeze(1) < lengths[order]  # [time, batch longest first]
-    where = runs.unsqueeze(-1).to(x.device)
-    padded = x.new_zeros((steps, batch, x.shape[1])).masked_scatter(where, x)
+    at = torch.zeros(steps, batch, dtype=torch.int64).masked_scatter(runs, torch.arange(x.shape[0]))  # where in x it is
+    padded = torch.where(runs.unsqueeze(-1).to(x.device), x[at.to(x.device)], x.new_zeros(()))
     y, last = lstm(padded[:, order.argsort()], weights, state, lengths=lengths, reverse=reverse)
     return y[:, order][runs], last
 
