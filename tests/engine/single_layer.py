@@ -44,7 +44,7 @@ class Case:
         return Weights(self.w, self.r, self.b, self.projection, self.peephole, *self.norms)
 
     def inputs(self) -> list[Tensor]:
-        return [t for t in (self.x, self.h0, self.c0, *self.weights()) if t is not None]
+        return [t for t in (self.x, *self.weights()[:3], self.h0, self.c0, *self.weights()[3:]) if t is not None]
 
     def packed(self) -> "Case":
         """The same case with x and dy in the layout of a PackedSequence."""

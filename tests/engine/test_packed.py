@@ -103,7 +103,7 @@ def test_double_backward_is_the_references(reverse: bool) -> None:
     assert case.lengths is not None
     found: list[tuple[Tensor, ...]] = []
     for layer in (run_native, lambda *a: reference.lstm(*a[:3], lengths=a[3], reverse=a[4])):
-        x, h0, c0, w, r, b = (t.clone().requires_grad_() for t in case.inputs())
+        x, w, r, b, h0, c0 = (t.clone().requires_grad_() for t in case.inputs())
         inputs = x if layer is not run_native else packed(x, case.lengths)
         y, last = layer(inputs, Weights(w, r, b), State(h0, c0), case.lengths, reverse, PLAIN)
         loss = y.pow(2).sum() + (last.h * last.c).sum()  # sums over the same row-steps, whatever their order

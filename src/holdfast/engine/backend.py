@@ -11,9 +11,12 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack  # pyright: ignore
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.nn import Parameter
 
-from . import native
+from . import native, threads
 from .cells import Variant, Weights
 
 Backend = Literal["native", "torch", "reference"]
@@ -27,39 +30,72 @@ class Choice(NamedTuple):
 
 
 NATIVE = Choice("native", "float32 on the CPU")
-TRANSFORM = Choice("reference", "a torch.func transform or forward-mode differentiation is active")
+OPERATOR = Choice("native", "float32 on the CPU, as the operator holdfast::lstm")
+TANGENTS = Choice("reference", "forward-mode differentiation is active")
+SECOND_ORDER = Choice("reference", "the gradient of a gradient, or its tangent")
 
+_ORDINARY = (Tensor, Parameter)
 _calls: Counter[Choice] = Counter()
 
 
 def choose(x: Tensor, weights: Weights, lengths: Tensor | None, variant: Variant) -> Choice:
     """The backend for one layer and direction."""
-    if transforms_are_active():
-        return TRANSFORM
-    obstacle = native_obstacle(x, weights.recurrent)
-    if obstacle is None:
-        return NATIVE
+    plain = variant.is_plain() and weights.input is not None and weights[3:] == NOTHING_MORE
+    choice = choose_for_stack(x, weights.recurrent, not plain)
     # torch's operator where it does the same; it has neither ragged lengths nor variants.
-    plain = variant.is_plain() and weights.input is not None and weights.peephole is None and weights.gain_h is None
-    return Choice("torch" if plain and lengths is None else "reference", obstacle)
+    only_torch = plain or (variant.is_plain() and weights.input is not None and weights[4:] == NOTHING_MORE[1:])
+    if choice.backend == "torch" and (lengths is not None or not only_torch):
+        return Choice("reference", choice.reason)
+    return choice
 
 
-def choose_for_stack(x: Tensor, w_input: Tensor) -> Choice:
-    """The backend for a whole stack of layers, by its first. torch's operator takes a stack in one piece."""
-    if transforms_are_active():
-        return TRANSFORM
-    obstacle = native_obstacle(x, w_input)
-    return NATIVE if obstacle is None else Choice("torch", obstacle)
+NOTHING_MORE = (None,) * (len(Weights._fields) - 3)  # of weights beyond W, R and the bias
+
+
+def choose_for_stack(x: Tensor, weight: Tensor, more: bool) -> Choice:
+    """The backend for a whole stack of layers, by its first. torch's operator takes a stack in one piece.
+
+    `more`: there is more to it than a plain cell, which the operator does not know.
+    """
+    if tangents_are_possible():
+        return TANGENTS
+    obstacle = native_obstacle(x, weight)
+    if obstacle is None and is_ordinary(x, weight):
+        return NATIVE
+    if obstacle is None and not more:
+        return OPERATOR
+    transformed = not is_compiling() and _are_functorch_transforms_active()
+    return Choice("reference" if transformed else "torch", obstacle or "the operator knows the plain cell only")
 
 
 def count(choice: Choice, calls: int = 1) -> None:
-    """Enter a decision into the report."""
-    _calls[choice] += calls
+    """Enter a decision into the report. The operator enters its own calls: a compiler decides once for many."""
+    if choice is not OPERATOR and not is_compiling():
+        _calls[choice] += calls
 
 
-def transforms_are_active() -> bool:
-    """Whether derivatives are asked for that neither the kernels nor torch's operator have."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+def count_operator() -> None:
+    """Enter one run of the operator into the report."""
+    _calls[OPERATOR] += 1
+
+
+def tangents_are_possible() -> bool:
+    """Whether forward-mode derivatives may be asked for, which neither the kernels nor torch's operator have."""
+    return forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+
+
+def is_ordinary(x: Tensor, w_input: Tensor) -> bool:
+    """Whether these are tensors with numbers in memory and nobody between them and the kernels.
+
+    Not so: a compiler's or an export's stand-ins, torch.func's wrappers, subclasses, dispatch modes.
+    """
+    return (
+        not is_compiling()
+        and type(x) in _ORDINARY
+        and type(w_input) in _ORDINARY
+        and not _are_functorch_transforms_active()
+        and not _len_torch_dispatch_stack()
+    )
 
 
 def native_obstacle(x: Tensor, weight: Tensor) -> str | None:
@@ -91,7 +127,7 @@ class Report:
 def backend_report(*, reset: bool = False) -> Report:
     """Which backend computed the LSTM calls so far, and why. ``reset`` starts counting anew."""
     isa = native.isa() if native.available() else f"none ({native.why_not()})"
-    report = Report(isa, torch.get_num_threads(), dict(_calls))
+    report = Report(isa, threads.allowed(), dict(_calls))
     if reset:
         _calls.clear()
     return report

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, reference
-from .backend import Choice, choose, count
+from . import native, operator, reference
+from .backend import OPERATOR, Choice, choose, count, tangents_are_possible
 from .cells import PLAIN, State, Variant, Weights
 from .reference import zero_state
+from .second_order import pull_back
 
 
 def lstm(
@@ -41,6 +42,8 @@ def lstm(
     """
     check(x, weights, lengths)
     choice = choose(x, weights, lengths, variant)
+    if lengths is not None and choice is not OPERATOR:  # of a compiler's stand-in nobody knows the numbers yet
+        check_numbers(lengths, x.shape[0])
     count(choice)
     return run(choice, x, weights, state, lengths, reverse, variant)
 
@@ -54,13 +57,19 @@ def run(
     reverse: bool,
     variant: Variant = PLAIN,
 ) -> tuple[Tensor, State]:
-    """`lstm` where the arguments are known to fit and the backend is chosen; the native one also takes x packed."""
+    """`lstm` where the arguments are known to fit and the backend is chosen; all but torch's also take x packed."""
+    if choice is OPERATOR:
+        h0, c0 = (None, None) if state is None else state
+        y, h, c = operator.lstm(x, *weights[:3], h0, c0, lengths, reverse)
+        return y, State(h, c)
     if choice.backend == "native":
         return run_native(x, weights, state, lengths, reverse, variant)
-    state = zero_state(x, weights, variant) if state is None else State(*state)
+    before = None if state is None else State(*state)
     if choice.backend == "torch":
-        return run_torch(x, weights, state, reverse)
-    return reference.lstm(x, weights, state, lengths=lengths, reverse=reverse, variant=variant)
+        return run_torch(x, weights, before or zero_state(x, weights), reverse)
+    if x.dim() == 2 and lengths is not None:
+        return reference.lstm_packed(x, weights, before, lengths=lengths, reverse=reverse, variant=variant)
+    return reference.lstm(x, weights, before, lengths=lengths, reverse=reverse, variant=variant)
 
 
 def lstm_packed(
@@ -72,9 +81,7 @@ def lstm_packed(
     """
     choice = choose(x, weights, lengths, variant)
     count(choice)
-    if choice.backend == "native":
-        return run_native(x, weights, state, lengths, False, variant)
-    return reference.lstm_packed(x, weights, state, lengths=lengths, variant=variant)
+    return run(choice, x, weights, state, lengths, False, variant)
 
 
 def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
@@ -91,8 +98,12 @@ def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
             raise ValueError(
                 f"lengths must be int64 [batch {x.shape[1]}] on the CPU, not {lengths.dtype} {list(lengths.shape)}"
             )
-        if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[0]:
-            raise ValueError(f"lengths must lie between 0 and {x.shape[0]}: {lengths.tolist()}")
+
+
+def check_numbers(lengths: Tensor, steps: int) -> None:
+    """Raise ValueError where a row would be shorter than nothing or longer than x."""
+    if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= steps:
+        raise ValueError(f"lengths must lie between 0 and {steps}: {lengths.tolist()}")
 
 
 def run_native(
@@ -131,10 +142,12 @@ class NativeLSTM(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # create_graph=True: the gradient must itself be differentiable
-            return differentiable_backward(ctx, grads)
-        x, h0, c0, *weights, lengths, y, kept = ctx.saved_tensors
+        *inputs, lengths, y, kept = ctx.saved_tensors
+        x, h0, c0, *weights = inputs
         wanted = ctx.needs_input_grad[NOT_TENSORS:]
+        if torch.is_grad_enabled() or tangents_are_possible():  # the gradient must itself be differentiable
+            flat = pull_back(grads, inputs, lengths, ctx.reverse, ctx.variant)
+            return *(None,) * NOT_TENSORS, *(d if want else None for d, want in zip(flat, wanted, strict=True))
         found = native.backward(
             (grads[0], grads[1], grads[2]),
             x,
@@ -153,21 +166,6 @@ class NativeLSTM(torch.autograd.Function):
 
 
 NOT_TENSORS = 3  # arguments of NativeLSTM before the first that may have a gradient
-
-
-def differentiable_backward(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """The gradient as a graph: the reference computes the forward pass again, and autograd does the rest."""
-    *inputs, lengths, _, _ = ctx.saved_tensors
-    x, h0, c0, *weights = inputs
-    state = None if h0 is None else State(h0, c0)
-    again = reference.lstm_packed if x.dim() == 2 else reference.lstm
-    y, last = again(x, Weights(*weights), state, lengths=lengths, reverse=ctx.reverse, variant=ctx.variant)
-    pairs = [(out, grad) for out, grad in zip((y, *last), grads, strict=True) if grad is not None and out.requires_grad]
-    wanted = [n for n in range(len(inputs)) if ctx.needs_input_grad[NOT_TENSORS + n]]
-    outs, outs_grads = [out for out, _ in pairs], [grad for _, grad in pairs]
-    found = torch.autograd.grad(outs, [inputs[n] for n in wanted], outs_grads, create_graph=True, allow_unused=True)
-    by_place = dict(zip(wanted, found, strict=True))
-    return *(None,) * NOT_TENSORS, *(by_place.get(n) for n in range(len(inputs)))
 
 
 def run_torch(x: Tensor, weights: Weights, state: State, reverse: bool) -> tuple[Tensor, State]:

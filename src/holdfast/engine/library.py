@@ -123,6 +123,12 @@ def why_not() -> str:
     return "" if available() else str(_problem)
 
 
+# torch.compile cannot read the loading of a library and need not: it takes the answers as they are. This is what
+# torch.compiler.assume_constant_result does, which would import the compiler at once (1.3 s).
+available._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+why_not._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def isa() -> str:
     """The instruction set in use."""
     return loaded().isa().decode()

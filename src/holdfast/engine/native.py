@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
+from . import threads
 from .cells import PLAIN, Variant, Weights
 from .library import available, isa, isas, loaded, peak_flops, use_isa, why_not, words_for
 from .pages import Pool, Scratch
@@ -64,7 +65,7 @@ def _rows(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _like(x: Tensor, width: int) -> Tensor:
+def like(x: Tensor, width: int) -> Tensor:
     """An empty tensor with x's leading axes, in x's memory order."""
     if x.dim() == 2:
         return x.new_empty((x.shape[0], width))
@@ -154,7 +155,7 @@ class _Inputs:
             self.batch,
             self.features,
             self.units,
-            torch.get_num_threads(),
+            threads.allowed(),
             reverse,
             x.data_ptr(),
             *_strides(x),
@@ -214,6 +215,7 @@ def forward(
     reverse: bool,
     keep: bool,
     variant: Variant = PLAIN,
+    room: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """One layer, one direction. Returns y, h_last, c_last and what `backward` needs (None unless `keep`).
 
@@ -222,14 +224,15 @@ def forward(
     exponential cell [3, batch, units]; lengths int64 [batch]; gates in the order i f g o. Without a projection the
     width of h is units. y [time, batch, width] comes in x's memory order, zero past each row's length.
     Packed, as in torch's PackedSequence: x [sum of lengths, features] and y [sum of lengths, width].
+    What is kept has at least `room` floats.
     """
     library = loaded()
     given = _Inputs(x, weights, h0, c0, lengths, variant)
     bias = None if weights.bias is None else _adjacent("bias", weights.bias, (4 * given.units,))
-    y = _like(x, given.width)
+    y = like(x, given.width)
     h_last, c_last = x.new_empty(given.h_shape), x.new_empty(given.c_shape)
     given.write(reverse, bias, y, (h_last.data_ptr(), c_last.data_ptr()))
-    kept = _pool.take(library.kept_floats(_room.lstm_at)) if keep else None
+    kept = _pool.take(max(room, library.kept_floats(_room.lstm_at))) if keep else None
     _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 0)))
     _raise_if(library.forward(_room.lstm_at))
     return y, h_last, c_last, kept
@@ -280,12 +283,14 @@ def backward(
     dy = None if outer[0] is None else _rows("dy", outer[0], outputs)
     dh_last = None if outer[1] is None else _adjacent("dh_last", outer[1], given.h_shape)
     dc_last = None if outer[2] is None else _adjacent("dc_last", outer[2], given.c_shape)
-    dx = _like(x, given.features) if need_x else None
+    dx = like(x, given.features) if need_x else None
     found = Weights(*(None if t is None else x.new_empty(t.shape) for t in weights._replace(bias=None)))  # pyright: ignore[reportArgumentType]
     found = found._replace(bias=x.new_empty((4 * given.units,)))
     dh0, dc0 = x.new_empty(given.h_shape), x.new_empty(given.c_shape)
     given.write(reverse, None, y, (0, 0))
-    _check("kept", kept, (library.kept_floats(_room.lstm_at),))
+    needed = library.kept_floats(_room.lstm_at)
+    kept = kept[:needed] if kept.numel() > needed else kept
+    _check("kept", kept, (needed,))
     _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 1)))
     _GRADIENTS.pack_into(
         _room.gradients,

@@ -19,8 +19,12 @@ POOLED_MOST: Final = 256 << 20  # bytes that may lie idle
 
 
 def fresh_pages(size: int) -> tuple[mmap.mmap, int]:
-    """New memory of at least `size` bytes, in huge pages where the system has them; and where the first begins."""
-    pages = mmap.mmap(-1, size + HUGE)
+    """New memory of at least `size` bytes, in huge pages where the system has them; and where the first begins.
+
+    Private to the process: what Python maps without being told so, a forked child and its parent both write into.
+    """
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    pages = mmap.mmap(-1, size + HUGE, **private)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
     start = ctypes.addressof(ctypes.c_char.from_buffer(pages))

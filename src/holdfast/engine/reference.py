@@ -77,11 +77,12 @@ def lstm_packed(
     variant: Variant = PLAIN,
 ) -> tuple[Tensor, State]:
     """The same for a packed batch: x [sum of lengths, features], step by step the rows still running, longest first."""
-    batch, steps = lengths.shape[0], int(lengths.max())
+    batch = lengths.shape[0]
+    steps = int(lengths.max()) if batch else 0
     order = lengths.argsort(descending=True, stable=True)
     runs = torch.arange(steps).unsqueeze(1) < lengths[order]  # [time, batch longest first]
-    where = runs.unsqueeze(-1).to(x.device)
-    padded = x.new_zeros((steps, batch, x.shape[1])).masked_scatter(where, x)
+    at = torch.zeros(steps, batch, dtype=torch.int64).masked_scatter(runs, torch.arange(x.shape[0]))  # where in x it is
+    padded = torch.where(runs.unsqueeze(-1).to(x.device), x[at.to(x.device)], x.new_zeros(()))
     y, last = lstm(padded[:, order.argsort()], weights, state, lengths=lengths, reverse=reverse, variant=variant)
     return y[:, order][runs], last
 

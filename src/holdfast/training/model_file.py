@@ -5,9 +5,7 @@ The container's metadata holds a single entry, "holdfast": a JSON object with th
 opening a stranger's file runs nothing of theirs.
 """
 
-import contextlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ..engine import durable
 from ..parts.errors import ModelFileError, ResourceError
 
 FORMAT = 1  # raised when a file of the older kind would be misread; each past format keeps an upgrade and a golden file
@@ -42,26 +41,9 @@ def write(path: Path, kind: str, header: dict[str, Any], tensors: dict[str, Tens
     """
     said = json.dumps({"format": FORMAT, "kind": kind, **header}, sort_keys=True, allow_nan=False)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    write_durably(path, save(plain, metadata={"holdfast": said}))
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Temporary name, fsync, rename, fsync of the folder: after a kill ``path`` holds the old or the new."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable.write(path, save(plain, metadata={"holdfast": said}))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise ResourceError(f"{path} cannot be written: {error.strerror}", hint="the old file is unchanged") from None
 
 
