@@ -157,9 +157,9 @@ def test_a_packed_sequence_compiles() -> None:
 
 
 def test_the_first_call_of_all_may_be_a_compiled_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_library", None)  # as in a fresh process: not loaded yet
     model, x = LSTM(FEATURES, HIDDEN), normal(5, 3, FEATURES)
     backend_report(reset=True)
+    monkeypatch.setattr(native, "_library", None)  # as in a fresh process: not loaded yet
     torch.compile(model, backend="aot_eager", fullgraph=True)(x)
     assert backend_report().calls == {OPERATOR: 1}
 
