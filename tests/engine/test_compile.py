@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 from torch.nn.utils.rnn import pack_sequence
 
-from holdfast.engine import LSTM, Weights, backend_report, lstm, operator
+from holdfast.engine import LSTM, Weights, backend_report, lstm, native, operator
 from holdfast.engine.backend import OPERATOR
 
 from .single_layer import make, needs_native
@@ -154,6 +154,14 @@ def test_a_packed_sequence_compiles() -> None:
         assert backend_report().calls == {OPERATOR: 4}
         wanted, wanted_state = model(packed)
         torch.testing.assert_close((y.data, *state), (wanted.data, *wanted_state), rtol=1e-6, atol=1e-6)
+
+
+def test_the_first_call_of_all_may_be_a_compiled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = LSTM(FEATURES, HIDDEN), normal(5, 3, FEATURES)
+    backend_report(reset=True)
+    monkeypatch.setattr(native, "_library", None)  # as in a fresh process: not loaded yet
+    torch.compile(model, backend="aot_eager", fullgraph=True)(x)
+    assert backend_report().calls == {OPERATOR: 1}
 
 
 def test_lengths_are_checked_when_it_runs() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from holdfast.engine import durable
 from holdfast.parts.errors import ModelFileError, ResourceError
 from holdfast.training import checkpoint, model_file
 from holdfast.training.run import Run
@@ -75,7 +76,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
             def refuse(*_: object) -> None:
                 raise OSError(28, "No space left on device")
 
-            patch.setattr(model_file.os, name, refuse)
+            patch.setattr(durable.os, name, refuse)
             with pytest.raises(ResourceError, match="No space left"):
                 checkpoint.save(new_run(average=0.0), path)
         assert name == "open" or path.read_bytes() == before  # the folder is opened after the rename
