@@ -186,8 +186,7 @@ static inline uint32_t half_of(float value)
 
 enum : int32_t { INFINITE_BITS = 0x7f800000 };
 
-// What 127 stands for, times 127, in a row whose largest element it is; NaN where the row holds a NaN or an Inf, so that
-// neither is lost. As whole numbers the bits of floats without sign stand in the same order as the floats.
+// Of a row, that which 127 stands for; NaN where the row holds a NaN or an Inf, so that neither is lost. As whole numbers the bits of floats without sign stand in the same order as the floats.
 static inline float largest_magnitude(const float *from, Index count)
 {
     const LooseInt *bits = reinterpret_cast<const LooseInt *>(from);
@@ -202,16 +201,19 @@ static inline float largest_magnitude(const float *from, Index count)
     return magnitude;
 }
 
-// So that 127 divided by it stays finite. Smaller rows count as zero.
-static constexpr float LEAST_MAGNITUDE = 1e-30f;
+// What brings such a row to -127..127. Next to nothing stays next to nothing, and a NaN is kept by its scale.
+static inline float inverse_scale(float magnitude)
+{
+    return 127.0f / (magnitude > 1e-30f ? magnitude : 1e-30f);
+}
 
 // The nearest whole number, ties to even, for |value| < 2^22: adding 1.5 * 2^23 leaves no room for a fraction.
 static inline int32_t nearest_whole(float value)
 {
     const float shifted = value + 12582912.0f;
-    int32_t bits;
+    uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
-    return bits - 0x4b400000;
+    return static_cast<int32_t>(bits - 0x4b400000);
 }
 
 // put: a row of a as words; returns its scale. The last word is filled up with zeros.
@@ -231,11 +233,11 @@ static float put_halves(Word *to, const float *from, Index count)
 static float put_bytes(Word *to, const float *from, Index count)
 {
     const float magnitude = largest_magnitude(from, count);
-    const float inverse = magnitude >= LEAST_MAGNITUDE ? 127.0f / magnitude : 0.0f;
+    const float inverse = inverse_scale(magnitude);
     unsigned char *bytes = reinterpret_cast<unsigned char *>(to);
     for (Index k = 0; k < count; ++k) bytes[k] = static_cast<unsigned char>(nearest_whole(from[k] * inverse) + 128);
     for (Index k = count; k & 3; ++k) bytes[k] = 0; // times a weight of zero
-    return inverse == 0.0f && magnitude == magnitude ? 0.0f : magnitude / 127.0f;
+    return magnitude / 127.0f;
 }
 
 // word: `count` weights, at most a word full, as a word; for int8 divided by the scale first.
@@ -325,7 +327,7 @@ static void pack_matrix(const Matrix &to, const Precision &as, const float *weig
             const Index row = row_of(panel, n);
             const float *from = weights + row * columns;
             const float magnitude = as.scaled && row >= 0 ? largest_magnitude(from, columns) : 0.0f;
-            const float inverse = magnitude >= LEAST_MAGNITUDE ? 127.0f / magnitude : 0.0f;
+            const float inverse = inverse_scale(magnitude);
             int32_t total = 0;
             for (Index k = 0; k < to.words; ++k) {
                 const Index first = k * as.per_word;
@@ -335,7 +337,7 @@ static void pack_matrix(const Matrix &to, const Precision &as, const float *weig
             }
             if (!as.scaled) continue;
             to.offset[panel * BLOCK_SUMS + n] = -128 * total;
-            to.scale[panel * BLOCK_SUMS + n] = inverse == 0.0f && magnitude == magnitude ? 0.0f : magnitude / 127.0f;
+            to.scale[panel * BLOCK_SUMS + n] = magnitude / 127.0f;
         }
 }
 

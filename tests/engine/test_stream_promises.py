@@ -100,7 +100,9 @@ def test_poison_stays_in_its_slot_and_is_not_lost() -> None:
                 found = stepped(streams, spoilt)
                 assert torch.equal(found[:, others], clean[:, others])
                 assert torch.equal(found[:2], clean[:2])
-                if poison != poison or precision == "int8":  # an Inf has no scale in int8, and may not look like a number
+                if (
+                    poison != poison or precision == "int8"
+                ):  # an Inf has no scale in int8, and may not look like a number
                     assert found[2:, 3].isnan().all()
                 streams.reset(3)
                 assert torch.equal(streams.step(x[0])[3], clean[0, 3])
@@ -193,6 +195,10 @@ def test_bad_steps_are_refused_and_change_nothing() -> None:
         (x.numpy().astype(">f4"), [0, 2], "copy"),
         (x.to_sparse(), [0, 2], "expected torch.float32"),
         (x.to("meta"), [0, 2], "meta"),
+        (x[0].to_sparse(), 0, "sparse"),
+        (x[0].to("meta"), 0, "meta"),
+        (x[0].numpy().astype(">f4"), 0, "copy"),
+        (x[0].tolist(), None, "list"),
         ([0.0] * 4, 0, "list"),
         (inputs(2, 5), [0, 2], "expected \\[2, 4\\]"),
         (inputs(5), 0, "\\[4\\] or \\[1, 4\\]"),

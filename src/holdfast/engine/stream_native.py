@@ -22,7 +22,7 @@ KEEPS_THE_LOCK: Final = 2 << 20
 class _Streams(ctypes.Structure):
     """holdfast_streams."""
 
-    _fields_ = [  # noqa: RUF012  ctypes wants a list
+    _fields_ = [
         *((name, ctypes.c_int64) for name in ("layers", "features", "units", "projection", "slots")),
         *((name, ctypes.c_int64) for name in ("precision", "threads")),
         ("memory", ctypes.c_void_p),
@@ -40,14 +40,14 @@ class _Streams(ctypes.Structure):
 class _Weights(ctypes.Structure):
     """holdfast_stream_weights."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("w_input", "w_recurrent", "bias", "projection")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_void_p) for name in ("w_input", "w_recurrent", "bias", "projection")]
 
 
 @final
 class Step(ctypes.Structure):
     """holdfast_step."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("streams", ctypes.c_void_p),
         ("rows", ctypes.c_int64),
         ("x", ctypes.c_void_p),
