@@ -19,6 +19,8 @@ from .reference import State
 from .stream_native import BAD_SLOT, BUSY, KEEPS_THE_LOCK, PRECISIONS, Memory
 
 Precision = Literal["highest", "medium", "int8"]
+Array = np.ndarray[Any, Any]
+Slots = int | Tensor | Sequence[int] | Array
 
 _FLOAT32: Final = np.dtype(np.float32)
 _BYTES: Final = {"highest": 4, "medium": 2, "int8": 1}  # of a weight
@@ -97,7 +99,7 @@ class Streams:
         self.input = torch.zeros((slots, features) if slots > 1 else (features,))
         here = self.input.data_ptr()
         row = torch.zeros(features)  # where an array is copied to
-        self._row: np.ndarray[Any, Any] = row.numpy()
+        self._row: Array = row.numpy()
         self._row_at = row.data_ptr()
         self._output = torch.zeros(slots, self.width)
         self._all = self._output if slots > 1 else self._output[0]
@@ -119,8 +121,8 @@ class Streams:
 
     def step(
         self,
-        x: "Tensor | np.ndarray[Any, Any]",
-        slots: "int | Tensor | Sequence[int] | np.ndarray[Any, Any] | None" = None,
+        x: Tensor | Array,
+        slots: Slots | None = None,
     ) -> Tensor:
         """One step of one stream, of some, or of all.
 
@@ -164,9 +166,7 @@ class Streams:
         code = self._step_one(self._slot_at)
         return self._refuse(code, [self._slot.value]) if code else answer
 
-    def _step_any(
-        self, x: "Tensor | np.ndarray[Any, Any]", slots: "int | Tensor | Sequence[int] | np.ndarray[Any, Any] | None"
-    ) -> Tensor:
+    def _step_any(self, x: Tensor | Array, slots: Slots | None) -> Tensor:
         """All other kinds of arguments."""
         x = _tensor("x", x, torch.float32)
         if slots is None:
@@ -185,7 +185,7 @@ class Streams:
         code = self._step_one(self._slot_at)
         return self._refuse(code, [int(slots)]) if code else answer
 
-    def _step_rows(self, x: Tensor, slots: "Tensor | Sequence[int] | np.ndarray[Any, Any] | None") -> Tensor:
+    def _step_rows(self, x: Tensor, slots: Tensor | Sequence[int] | Array | None) -> Tensor:
         """Several streams."""
         rows = self.slots
         if slots is not None:
@@ -241,12 +241,12 @@ class Streams:
         self._memory.open[slot] = 0
         self._closed.append(slot)
 
-    def reset(self, slots: "int | Tensor | Sequence[int] | None" = None) -> None:
+    def reset(self, slots: Slots | None = None) -> None:
         """Set the states of these slots, open ones, to zero; None: of all."""
         if slots is None:
             self._memory.clear(slice(None))
             return
-        chosen = [slots] if isinstance(slots, int) else [int(slot) for slot in slots]
+        chosen = [int(slots)] if isinstance(slots, int | np.integer) else [int(slot) for slot in slots]
         for slot in chosen:
             self._check_open(slot)
         self._memory.clear(torch.tensor(chosen, dtype=torch.int64))
