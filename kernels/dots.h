@@ -1,8 +1,8 @@
 // dots.h: products with weights that are packed once and read often, in three precisions.
 //
-// Everything is counted in words of 32 bits: a word is one float, two bf16 or four int8 that follow each other along k.
-// A matrix stands in panels of 4 VL of its rows, [panel][words][4][VL], so that whatever the precision is, one vector of
-// words meets one word of the other factor:
+// Everything is counted in words of 32 bits: one float, two bf16 or four int8 that follow each other along k. A matrix
+// stands in panels of 4 VL of its rows, [panel][words][4][VL], so that whatever the precision is, one vector of words
+// meets one word of the other factor:
 //
 //     c[m][n] = init[m][n] + sum over k, in rising order, of a(m, k) * b[k][n]
 //
@@ -128,8 +128,8 @@ struct Bytes {
 #endif
 };
 
-// A function of its own, as in tile.h and for the same reason. With one row several panels run side by side: the sums of
-// one alone would wait for each other, and several streams of weights come out of the cache faster than one.
+// A function of its own, as in tile.h and for the same reason. With one row several panels run side by side: the sums
+// of one alone would wait for each other.
 template <class Kind, int ROWS, int PANELS> static __attribute__((noinline)) void dots(const DotsJob &job)
 {
     enum { WIDTH = GATES * PANELS };
@@ -186,7 +186,8 @@ static inline uint32_t half_of(float value)
 
 enum : int32_t { INFINITE_BITS = 0x7f800000 };
 
-// Of a row, that which 127 stands for; NaN where the row holds a NaN or an Inf, so that neither is lost. As whole numbers the bits of floats without sign stand in the same order as the floats.
+// Of a row, what 127 stands for; NaN where the row holds a NaN or an Inf, so that neither is lost. As whole numbers the
+// bits of floats without sign stand in the same order as the floats.
 static inline float largest_magnitude(const float *from, Index count)
 {
     const LooseInt *bits = reinterpret_cast<const LooseInt *>(from);
@@ -289,7 +290,9 @@ struct Precision {
 };
 
 // dots_table<Kind, most>: entries past the largest tile repeat it and are never used.
-template <class Kind, Index MOST, int ROWS> static constexpr Dots dots_entry = dots<Kind, (ROWS < MOST ? ROWS : MOST), 1>;
+template <class Kind, Index MOST, int ROWS>
+static constexpr Dots dots_entry = dots<Kind, (ROWS < MOST ? ROWS : MOST), 1>;
+
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define HOLDFAST_DOTS(kind, most)                                                                                      \
     {dots_entry<kind, most, 1>, dots_entry<kind, most, 2>, dots_entry<kind, most, 3>,                                  \
@@ -304,7 +307,8 @@ template <class Kind, Index MOST, int ROWS> static constexpr Dots dots_entry = d
 // By holdfast_streams' `precision`.
 static constexpr Precision precisions[] = {
     {1, false, put_floats, word_of_floats, dots<Floats, 1, PANELS_AT_ONCE>, TILE_ROWS, HOLDFAST_FLOAT_DOTS},
-    {2, false, put_halves, word_of_halves, dots<Halves, 1, PANELS_AT_ONCE>, HALVES_ROWS, HOLDFAST_DOTS(Halves, HALVES_ROWS)},
+    {2, false, put_halves, word_of_halves, dots<Halves, 1, PANELS_AT_ONCE>, HALVES_ROWS,
+     HOLDFAST_DOTS(Halves, HALVES_ROWS)},
     {4, true, put_bytes, word_of_bytes, dots<Bytes, 1, PANELS_AT_ONCE>, BYTES_ROWS, HOLDFAST_DOTS(Bytes, BYTES_ROWS)},
 };
 
@@ -331,7 +335,8 @@ static void pack_matrix(const Matrix &to, const Precision &as, const float *weig
             int32_t total = 0;
             for (Index k = 0; k < to.words; ++k) {
                 const Index first = k * as.per_word;
-                const Word word = row < 0 ? 0 : as.word(from + first, least_index(as.per_word, columns - first), inverse);
+                const Index count = least_index(as.per_word, columns - first);
+                const Word word = row < 0 ? 0 : as.word(from + first, count, inverse);
                 to.packed[(panel * to.panel_words + k) * BLOCK_SUMS + n] = word;
                 for (int byte = 0; byte < 4; ++byte) total += static_cast<signed char>(word >> 8 * byte);
             }

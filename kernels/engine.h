@@ -6,7 +6,15 @@
 
 typedef int64_t Index;
 
-enum Outcome : Index { DONE = 0, BAD_SIZE = 1, BAD_LENGTH = 2, OTHER_KEPT = 3, MISSING_BUFFER = 4, BAD_SLOT = 5, BUSY = 6 };
+enum Outcome : Index {
+    DONE = 0,
+    BAD_SIZE = 1,
+    BAD_LENGTH = 2,
+    OTHER_KEPT = 3,
+    MISSING_BUFFER = 4,
+    BAD_SLOT = 5,
+    BUSY = 6
+};
 
 struct Engine {
     const char *name;

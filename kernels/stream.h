@@ -1,6 +1,6 @@
 // stream.h: many streams through a stack of layers, one step at a time, with weights that were packed once.
 //
-// Of one stream, a step is one product of a matrix with a vector per layer, bound by how fast the weights come out of the
+// Of one stream, a step is a product of a matrix with a vector per layer, bound by how fast the weights come out of the
 // cache. Of many it is that of forward.h, over the rows that came: gathered by slot, and scattered again.
 #ifndef HOLDFAST_STREAM_H
 #define HOLDFAST_STREAM_H
@@ -46,7 +46,8 @@ static void gather(StreamShare &s, const StreamLayer &layer, const StreamLayer *
 }
 
 // The product of some rows, from `row` on, with some panels of a matrix.
-static inline void multiply(const StreamPlan &plan, const Matrix &with, Index panel, Index panels, Index rows, DotsJob job)
+static inline void multiply(const StreamPlan &plan, const Matrix &with, Index panel, Index panels, Index rows,
+                            DotsJob job)
 {
     job.depth = with.words;
     job.b = with.packed + panel * with.panel_words * BLOCK_SUMS;
@@ -57,19 +58,23 @@ static inline void multiply(const StreamPlan &plan, const Matrix &with, Index pa
     dots(job);
 }
 
-static inline void gate_sums(const StreamShare &s, const StreamLayer &layer, Index block, Index blocks, Index row,
-                             Index rows, float *sums)
+// Some rows of some blocks, from the first of either.
+struct GatePiece {
+    Index block, blocks, row, rows;
+};
+
+static inline void gate_sums(const StreamShare &s, const StreamLayer &layer, const GatePiece &at, float *sums)
 {
     const StreamPlan &plan = *s.plan;
     DotsJob job = {};
-    job.a = s.own->input + row * plan.input_stride;
+    job.a = s.own->input + at.row * plan.input_stride;
     job.a_stride = plan.input_stride;
-    job.init = layer.bias + block * BLOCK_SUMS;
+    job.init = layer.bias + at.block * BLOCK_SUMS;
     job.c = sums;
     job.c_stride = BLOCK_SUMS;
     for (Index n = 0; n < layer.products; ++n) {
-        job.row_scale = s.own->scale[n] + row;
-        multiply(plan, layer.gates[n], block, blocks, rows, job);
+        job.row_scale = s.own->scale[n] + at.row;
+        multiply(plan, layer.gates[n], at.block, at.blocks, at.rows, job);
         job.a += layer.x_words;
         job.init = sums;
         job.init_stride = BLOCK_SUMS;
@@ -100,9 +105,9 @@ static void cells_of_row(const StreamShare &s, const StreamLayer &layer, Index f
         const Index blocks = least_index(PANELS_AT_ONCE, last - block);
         float *sums = s.own->sums + (block - first) * BLOCK_SUMS;
         if (blocks == PANELS_AT_ONCE)
-            gate_sums(s, layer, block, blocks, 0, 1, sums);
+            gate_sums(s, layer, {block, blocks, 0, 1}, sums);
         else
-            for (Index b = 0; b < blocks; ++b) gate_sums(s, layer, block + b, 1, 0, 1, sums + b * BLOCK_SUMS);
+            for (Index b = 0; b < blocks; ++b) gate_sums(s, layer, {block + b, 1, 0, 1}, sums + b * BLOCK_SUMS);
     }
     CellRows cell = cells_from(s, first, 0, s.own->sums);
     cell.c_stride = cell.h_stride = VL;
@@ -117,7 +122,7 @@ static void cells_of_rows(const StreamShare &s, const StreamLayer &layer, Index 
     for (Index block = first; block < last; ++block)
         for (Index t = 0; t < tiles; ++t) {
             const Index row = border(s.rows, tiles, t), count = border(s.rows, tiles, t + 1) - row;
-            gate_sums(s, layer, block, 1, row, count, s.own->sums);
+            gate_sums(s, layer, {block, 1, row, count}, s.own->sums);
             for (Index m = 0; m < count; ++m) s.own->y[m] = s.common->shown + (row + m) * s.plan->shown_row;
             cells_forward(count, cells_from(s, block, row, s.own->sums));
         }
@@ -191,17 +196,19 @@ static void layer_step(StreamShare &s, Index index)
 
 enum : Index { LEAST_BYTES_BY_SHARER = 512 * 1024 };
 
-// As in layout.h: rows are shared where there are many; of a few, the units, if the weights to be read are large.
-static inline bool share_units(const StreamPlan &plan, Index rows, Index workers)
+// As in layout.h: rows are shared where there are many; of a few, the units, if the weights to be read are large. How
+// many workers then pay, or 1.
+static inline Index unit_sharers(const StreamPlan &plan, Index rows, Index threads)
 {
-    return workers > 1 && rows < 3 * workers && rows <= plan.chunk && plan.blocks >= workers &&
-           plan.weight_bytes / static_cast<double>(workers) >= LEAST_BYTES_BY_SHARER;
+    const Index most = least_index(static_cast<Index>(plan.weight_bytes / LEAST_BYTES_BY_SHARER), plan.blocks);
+    const Index workers = least_index(threads, most);
+    return rows < 3 * workers && rows <= plan.chunk ? largest_index(workers, 1) : 1;
 }
 
 static inline Index stream_workers(const StreamPlan &plan, const holdfast_step *step)
 {
-    const Index threads = step->streams->threads;
-    if (share_units(plan, step->rows, threads)) return threads;
+    const Index threads = step->streams->threads, sharers = unit_sharers(plan, step->rows, threads);
+    if (sharers > 1) return sharers;
     return static_cast<double>(step->rows) * plan.flops < 4e6 ? 1 : least_index(threads, step->rows);
 }
 
@@ -209,7 +216,7 @@ static void stream_worker(void *job, Index worker, Index workers)
 {
     const holdfast_step *step = static_cast<const holdfast_step *>(job);
     const StreamPlan *plan = static_cast<const StreamPlan *>(step->streams->memory);
-    const bool by_units = share_units(*plan, step->rows, workers);
+    const bool by_units = workers > 1 && unit_sharers(*plan, step->rows, workers) == workers;
     const Index first = by_units ? 0 : border(step->rows, workers, worker);
     const Index last = by_units ? step->rows : border(step->rows, workers, worker + 1);
     StreamShare s = {};

@@ -39,7 +39,7 @@ def test_same_bits_on_any_number_of_threads(
     x = inputs(3, rows, features)
     x = x[:, 0] if rows == 1 else x
     expected = stepped(opened(lstm, rows, precision, 1), x)
-    for threads in (2, 3):
+    for threads in (2, 3, 6):
         assert torch.equal(stepped(opened(lstm, rows, precision, threads), x), expected)
 
 
