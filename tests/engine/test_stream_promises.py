@@ -101,9 +101,8 @@ def test_poison_stays_in_its_slot_and_is_not_lost() -> None:
                 found = stepped(streams, spoilt)
                 assert torch.equal(found[:, others], clean[:, others])
                 assert torch.equal(found[:2], clean[:2])
-                if (
-                    poison != poison or precision == "int8"
-                ):  # an Inf has no scale in int8, and may not look like a number
+                # An Inf has no scale in int8, and may not look like a number.
+                if poison != INFINITY or precision == "int8":
                     assert found[2:, 3].isnan().all()
                 streams.reset(3)
                 assert torch.equal(streams.step(x[0])[3], clean[0, 3])
