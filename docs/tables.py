@@ -178,6 +178,78 @@ def activity_tables() -> str:
     return "\n\n".join(parts)
 
 
+def stream_table() -> str:
+    """One stream on one thread: a step in microseconds, and how many times longer the others take."""
+    found = result("engine_stream")
+    roofs = found["read_gigabytes_per_second"]
+    rivals = ("nn.LSTM", "nn.LSTMCell", "onnxruntime", "quantize_dynamic")
+    rows = [
+        [
+            "",
+            "precision",
+            "us a step (iqr)",
+            "input in place",
+            *(f"{who}: us, ratio" for who in rivals),
+            "weights",
+            "read at",
+        ]
+    ]
+    ours = [row for row in found["rows"] if row["case"].startswith("one stream") and row["threads"] == 1]
+    for case in dict.fromkeys(row["case"] for row in ours if "in place" not in row["case"]):
+        for precision in dict.fromkeys(row["precision"] for row in ours):
+            named = {row["rival"]: row for row in ours if (row["case"], row["precision"]) == (case, precision)}
+            in_place = next(r for r in ours if r["case"].startswith(f"{case}, ") and r["precision"] == precision)
+            first = named["nn.LSTM"]
+            others = [named.get(who) for who in rivals]
+            speed, roof = first["gigabytes_per_second"], roofs[str(first["weight_bytes"])]
+            rows.append(
+                [
+                    case.removeprefix("one stream, "),
+                    precision,
+                    f"{first['ours_us']:.2f} ({first['ours_iqr_us']:.2f})",
+                    f"{in_place['ours_us']:.2f}",
+                    *(
+                        "" if other is None else f"{other['rival_us']:.0f}, **{other['ratio']:.1f}x**"
+                        for other in others
+                    ),
+                    f"{first['weight_bytes'] / 1e6:.2f} MB",
+                    f"{speed:.0f} of {roof:.0f} GB/s",
+                ]
+            )
+    machine = found["machine"]
+    note = (
+        "Each ratio is from runs interleaved with that rival; ours is the run beside `nn.LSTM`. The last column is the "
+        "weights' bytes over the whole step, Python included, and how fast one thread reads as many bytes again and "
+        f"again. {machine['cpu']} (family/model {machine['family_model']}), {machine['instruction_set']}, torch "
+        f"{machine['torch']}, commit {machine['commit']}."
+    )
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def stream_others_table() -> str:
+    """A thousand streams together; and one stream on two threads."""
+    rows = [["", "precision", "threads", "us a step (iqr)", "rival", "its us (iqr)", "ratio"]]
+    for row in result("engine_stream")["rows"]:
+        if (row["threads"] > 1 and "in place" not in row["case"]) or "together" in row["case"]:
+            ours, theirs = (f"{row[f'{who}_us']:.1f} ({row[f'{who}_iqr_us']:.1f})" for who in ("ours", "rival"))
+            ratio = f"{row['ratio']:.2f}"
+            rows.append([row["case"], row["precision"], str(row["threads"]), ours, row["rival"], theirs, ratio])
+    return markdown(rows)
+
+
+def stream_accuracy() -> str:
+    """The largest error of h over a thousand steps."""
+    found = result("engine_precision_stream")
+    names = list(found["rows"][0]["errors"])
+    rows = [["hidden, weights", *names]]
+    for row in found["rows"]:
+        drawn = f"{row['hidden']}, as torch draws them" + (
+            f" x {row['weights_times']:.0f}" if row["weights_times"] > 1 else ""
+        )
+        rows.append([drawn, *(f"{row['errors'][name]:.1e}" for name in names)])
+    return markdown(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "engine": engine_summary,
     "apps": apps_summary,
@@ -186,6 +258,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine training": lambda: engine_table("engine_training"),
     "engine inference": lambda: engine_table("engine_inference"),
     "engine ragged": lambda: engine_table("engine_ragged"),
+    "stream one": stream_table,
+    "stream others": stream_others_table,
+    "stream accuracy": stream_accuracy,
 }
 
 

@@ -1,8 +1,8 @@
 // dots.h: products with weights that are packed once and read often, in three precisions.
 //
-// Everything is counted in words of 32 bits: a word is one float, two bf16 or four int8 that follow each other along k.
-// A matrix stands in panels of 4 VL of its rows, [panel][words][4][VL], so that whatever the precision is, one vector of
-// words meets one word of the other factor:
+// Everything is counted in words of 32 bits: one float, two bf16 or four int8 that follow each other along k. A matrix
+// stands in panels of 4 VL of its rows, [panel][words][4][VL], so that whatever the precision is, one vector of words
+// meets one word of the other factor:
 //
 //     c[m][n] = init[m][n] + sum over k, in rising order, of a(m, k) * b[k][n]
 //
@@ -128,8 +128,8 @@ struct Bytes {
 #endif
 };
 
-// A function of its own, as in tile.h and for the same reason. With one row several panels run side by side: the sums of
-// one alone would wait for each other, and several streams of weights come out of the cache faster than one.
+// A function of its own, as in tile.h and for the same reason. With one row several panels run side by side: the sums
+// of one alone would wait for each other.
 template <class Kind, int ROWS, int PANELS> static __attribute__((noinline)) void dots(const DotsJob &job)
 {
     enum { WIDTH = GATES * PANELS };
@@ -186,8 +186,8 @@ static inline uint32_t half_of(float value)
 
 enum : int32_t { INFINITE_BITS = 0x7f800000 };
 
-// What 127 stands for, times 127, in a row whose largest element it is; NaN where the row holds a NaN or an Inf, so that
-// neither is lost. As whole numbers the bits of floats without sign stand in the same order as the floats.
+// Of a row, what 127 stands for; NaN where the row holds a NaN or an Inf, so that neither is lost. As whole numbers the
+// bits of floats without sign stand in the same order as the floats.
 static inline float largest_magnitude(const float *from, Index count)
 {
     const LooseInt *bits = reinterpret_cast<const LooseInt *>(from);
@@ -202,16 +202,19 @@ static inline float largest_magnitude(const float *from, Index count)
     return magnitude;
 }
 
-// So that 127 divided by it stays finite. Smaller rows count as zero.
-static constexpr float LEAST_MAGNITUDE = 1e-30f;
+// What brings such a row to -127..127. Next to nothing stays next to nothing, and a NaN is kept by its scale.
+static inline float inverse_scale(float magnitude)
+{
+    return 127.0f / (magnitude > 1e-30f ? magnitude : 1e-30f);
+}
 
 // The nearest whole number, ties to even, for |value| < 2^22: adding 1.5 * 2^23 leaves no room for a fraction.
 static inline int32_t nearest_whole(float value)
 {
     const float shifted = value + 12582912.0f;
-    int32_t bits;
+    uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
-    return bits - 0x4b400000;
+    return static_cast<int32_t>(bits - 0x4b400000);
 }
 
 // put: a row of a as words; returns its scale. The last word is filled up with zeros.
@@ -231,11 +234,11 @@ static float put_halves(Word *to, const float *from, Index count)
 static float put_bytes(Word *to, const float *from, Index count)
 {
     const float magnitude = largest_magnitude(from, count);
-    const float inverse = magnitude >= LEAST_MAGNITUDE ? 127.0f / magnitude : 0.0f;
+    const float inverse = inverse_scale(magnitude);
     unsigned char *bytes = reinterpret_cast<unsigned char *>(to);
     for (Index k = 0; k < count; ++k) bytes[k] = static_cast<unsigned char>(nearest_whole(from[k] * inverse) + 128);
     for (Index k = count; k & 3; ++k) bytes[k] = 0; // times a weight of zero
-    return inverse == 0.0f && magnitude == magnitude ? 0.0f : magnitude / 127.0f;
+    return magnitude / 127.0f;
 }
 
 // word: `count` weights, at most a word full, as a word; for int8 divided by the scale first.
@@ -287,7 +290,9 @@ struct Precision {
 };
 
 // dots_table<Kind, most>: entries past the largest tile repeat it and are never used.
-template <class Kind, Index MOST, int ROWS> static constexpr Dots dots_entry = dots<Kind, (ROWS < MOST ? ROWS : MOST), 1>;
+template <class Kind, Index MOST, int ROWS>
+static constexpr Dots dots_entry = dots<Kind, (ROWS < MOST ? ROWS : MOST), 1>;
+
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define HOLDFAST_DOTS(kind, most)                                                                                      \
     {dots_entry<kind, most, 1>, dots_entry<kind, most, 2>, dots_entry<kind, most, 3>,                                  \
@@ -302,7 +307,8 @@ template <class Kind, Index MOST, int ROWS> static constexpr Dots dots_entry = d
 // By holdfast_streams' `precision`.
 static constexpr Precision precisions[] = {
     {1, false, put_floats, word_of_floats, dots<Floats, 1, PANELS_AT_ONCE>, TILE_ROWS, HOLDFAST_FLOAT_DOTS},
-    {2, false, put_halves, word_of_halves, dots<Halves, 1, PANELS_AT_ONCE>, HALVES_ROWS, HOLDFAST_DOTS(Halves, HALVES_ROWS)},
+    {2, false, put_halves, word_of_halves, dots<Halves, 1, PANELS_AT_ONCE>, HALVES_ROWS,
+     HOLDFAST_DOTS(Halves, HALVES_ROWS)},
     {4, true, put_bytes, word_of_bytes, dots<Bytes, 1, PANELS_AT_ONCE>, BYTES_ROWS, HOLDFAST_DOTS(Bytes, BYTES_ROWS)},
 };
 
@@ -325,17 +331,18 @@ static void pack_matrix(const Matrix &to, const Precision &as, const float *weig
             const Index row = row_of(panel, n);
             const float *from = weights + row * columns;
             const float magnitude = as.scaled && row >= 0 ? largest_magnitude(from, columns) : 0.0f;
-            const float inverse = magnitude >= LEAST_MAGNITUDE ? 127.0f / magnitude : 0.0f;
+            const float inverse = inverse_scale(magnitude);
             int32_t total = 0;
             for (Index k = 0; k < to.words; ++k) {
                 const Index first = k * as.per_word;
-                const Word word = row < 0 ? 0 : as.word(from + first, least_index(as.per_word, columns - first), inverse);
+                const Index count = least_index(as.per_word, columns - first);
+                const Word word = row < 0 ? 0 : as.word(from + first, count, inverse);
                 to.packed[(panel * to.panel_words + k) * BLOCK_SUMS + n] = word;
                 for (int byte = 0; byte < 4; ++byte) total += static_cast<signed char>(word >> 8 * byte);
             }
             if (!as.scaled) continue;
             to.offset[panel * BLOCK_SUMS + n] = -128 * total;
-            to.scale[panel * BLOCK_SUMS + n] = inverse == 0.0f && magnitude == magnitude ? 0.0f : magnitude / 127.0f;
+            to.scale[panel * BLOCK_SUMS + n] = magnitude / 127.0f;
         }
 }
 

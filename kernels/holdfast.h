@@ -161,13 +161,14 @@ int64_t holdfast_lstm_backward(const holdfast_lstm *, const holdfast_lstm_gradie
 const char *holdfast_error(int64_t code);
 
 /* Streams, in this order: bytes (which also settles the instruction set), lay_out (clears the states), pack for every
- * layer, and then steps. A step allocates nothing and waits for nobody; two at once on the same streams are an error. */
+ * layer, and then steps. A step allocates nothing and takes no lock; two at once on the same streams are an error. */
 int64_t holdfast_streams_bytes(holdfast_streams *); /* negative: an error's code, negated */
 int64_t holdfast_streams_lay_out(holdfast_streams *);
 int64_t holdfast_streams_pack(holdfast_streams *, int64_t layer, const holdfast_stream_weights *);
 int64_t holdfast_streams_step(const holdfast_step *);
 
-/* Instruction sets: "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" (which has VNNI too). The best the CPU has is chosen at load; HOLDFAST_ISA overrides it. */
+/* Instruction sets: "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" (which has VNNI too). The best the CPU has
+ * is chosen at load; HOLDFAST_ISA overrides it. */
 const char *holdfast_isa(void);
 int64_t holdfast_use_isa(const char *name); /* non-zero: this CPU or this build does not have it */
 int64_t holdfast_has_isa(const char *name);

@@ -1,185 +1,12 @@
 // stream.h: many streams through a stack of layers, one step at a time, with weights that were packed once.
 //
-// Of one stream, a step is one product of a matrix with a vector per layer, bound by how fast the weights come out of the
+// Of one stream, a step is a product of a matrix with a vector per layer, bound by how fast the weights come out of the
 // cache. Of many it is that of forward.h, over the rows that came: gathered by slot, and scattered again.
 #ifndef HOLDFAST_STREAM_H
 #define HOLDFAST_STREAM_H
 
-#include "dots.h"
 #include "gates.h"
-#include "pack.h"
-#include "threads.h"
-
-enum : Index {
-    STREAM_ROWS = 96, // in a chunk: its inputs and states stay in the second-level cache
-    OPEN = 1,
-    STEPPING = 2, // in holdfast_streams' `open`, while a step is on its way
-};
-
-struct StreamLayer {
-    Index features;
-    Index x_words, input_words; // h begins after x, in words
-    Matrix gates[2];            // one of x and h together, or for scaled precisions one each
-    Index products;
-    float *bias;       // [blocks][4 gates][VL]
-    Matrix projection; // to h from o tanh(c), in panels of 4 VL units of h
-    float *h, *c;      // [slots], h_row and c_row apart
-};
-
-// What one worker has for itself, for the rows of a chunk.
-struct StreamWorker {
-    Word *input;      // [rows], input_stride apart: x then h
-    Word *shown_words; // [rows], shown_words_stride apart: o tanh(c), for the projection
-    float *scale[2];  // [rows] of x and h; with a projection the first is that of o tanh(c) later on
-    float *c;         // [rows], c_row apart
-    float *shown;     // [rows], shown_row apart: o tanh(c)
-    float *projected; // [rows], projected_row apart
-    float *sums;      // [TILE_ROWS][4 gates][VL], or of one row [blocks][4 gates][VL]
-    float **y;        // see CellRows; here the rows of `shown` once more
-};
-
-struct StreamPlan {
-    const Precision *precision;
-    Index blocks, width, panels; // of units; elements of h; panels of a projection, or 0
-    Index h_row, c_row, input_stride, shown_row, shown_words_stride, projected_row;
-    Index chunk; // rows
-    double weight_bytes, flops; // of one row's step
-    Index turn;  // steps so far: see there_and_back in forward.h
-    Barrier barrier;
-    const float *zeros; // [panels][4][VL]
-    float *h, *c;       // [layers][slots], h_row and c_row apart
-    StreamLayer *layers;
-    StreamWorker *workers;
-};
-
-static Matrix take_matrix(Arena &arena, const Precision &as, Index words, Index panels)
-{
-    Matrix m = {words, words, arena.take<Word>(panels * words * BLOCK_SUMS), nullptr, nullptr};
-    if (as.scaled) {
-        m.offset = arena.take<int32_t>(panels * BLOCK_SUMS);
-        m.scale = arena.take<float>(panels * BLOCK_SUMS);
-    }
-    return m;
-}
-
-static StreamLayer take_layer(Arena &arena, const StreamPlan &plan, const holdfast_streams *p, Index index)
-{
-    const Precision &as = *plan.precision;
-    StreamLayer layer = {};
-    layer.features = index ? plan.width : p->features;
-    layer.x_words = pieces(layer.features, as.per_word);
-    layer.input_words = layer.x_words + pieces(plan.width, as.per_word);
-    layer.products = as.scaled ? 2 : 1;
-    layer.gates[0] = take_matrix(arena, as, layer.input_words, plan.blocks);
-    if (as.scaled) {
-        // Both stand in the panels of [x | h]; offsets and scales they have one each.
-        layer.gates[1] = layer.gates[0];
-        layer.gates[0].words = layer.x_words;
-        layer.gates[1].words = layer.input_words - layer.x_words;
-        layer.gates[1].packed += layer.x_words * BLOCK_SUMS;
-        layer.gates[1].offset = arena.take<int32_t>(plan.blocks * BLOCK_SUMS);
-        layer.gates[1].scale = arena.take<float>(plan.blocks * BLOCK_SUMS);
-    }
-    layer.bias = arena.take<float>(plan.blocks * BLOCK_SUMS);
-    layer.projection = take_matrix(arena, as, pieces(p->units, as.per_word), plan.panels);
-    layer.h = plan.h + index * p->slots * plan.h_row;
-    layer.c = plan.c + index * p->slots * plan.c_row;
-    return layer;
-}
-
-static StreamWorker take_worker(Arena &arena, const StreamPlan &plan)
-{
-    StreamWorker own = {};
-    own.input = arena.take<Word>(plan.chunk * plan.input_stride);
-    own.shown_words = arena.take<Word>(plan.panels ? plan.chunk * plan.shown_words_stride : 0);
-    for (float *&scale : own.scale) scale = arena.take<float>(plan.chunk);
-    own.c = arena.take<float>(plan.chunk * plan.c_row);
-    own.shown = arena.take<float>(plan.chunk * plan.shown_row);
-    own.projected = arena.take<float>(plan.panels ? plan.chunk * plan.projected_row : 0);
-    own.sums = arena.take<float>(largest_index(TILE_ROWS, plan.blocks) * BLOCK_SUMS);
-    own.y = arena.take<float *>(largest_index(plan.chunk, plan.blocks));
-    return own;
-}
-
-// Cuts the memory up; with base = nullptr it only counts. Returns the bytes; `at` is where the plan itself stands.
-static Index lay_out(const holdfast_streams *p, char *base, StreamPlan **at)
-{
-    Arena arena = {base, 0};
-    *at = arena.take<StreamPlan>(1);
-    StreamPlan plan = {};
-    const Precision &as = precisions[p->precision];
-    plan.precision = &as;
-    plan.blocks = pieces(p->units, VL);
-    plan.width = p->projection ? p->projection : p->units;
-    plan.panels = pieces(p->projection, BLOCK_SUMS);
-    const Index widest = largest_index(p->features, plan.width);
-    plan.h_row = round_up(plan.width, 16);
-    plan.c_row = row_stride(plan.blocks * VL);
-    plan.input_stride = row_stride(pieces(widest, as.per_word) + pieces(plan.width, as.per_word));
-    plan.shown_row = row_stride(plan.blocks * VL);
-    plan.shown_words_stride = row_stride(pieces(p->units, as.per_word));
-    plan.projected_row = row_stride(plan.panels * BLOCK_SUMS);
-    plan.chunk = least_index(STREAM_ROWS, p->slots);
-    plan.zeros = arena.take<float>(plan.panels * BLOCK_SUMS);
-    plan.h = arena.take<float>(p->layers * p->slots * plan.h_row);
-    plan.c = arena.take<float>(p->layers * p->slots * plan.c_row);
-    plan.layers = arena.take<StreamLayer>(p->layers);
-    plan.workers = arena.take<StreamWorker>(p->threads);
-    double weights = 0;
-    for (Index n = 0; n < p->layers; ++n) {
-        const StreamLayer layer = take_layer(arena, plan, p, n);
-        if (base) plan.layers[n] = layer;
-        weights += static_cast<double>(p->units) * (GATES * (layer.features + plan.width) + p->projection);
-    }
-    plan.flops = 2 * weights;
-    plan.weight_bytes = 4 * weights / static_cast<double>(as.per_word);
-    for (Index n = 0; n < p->threads; ++n) {
-        const StreamWorker own = take_worker(arena, plan);
-        if (base) plan.workers[n] = own;
-    }
-    if (base) **at = plan;
-    return arena.used;
-}
-
-static Index streams_bytes(const holdfast_streams *p)
-{
-    StreamPlan *plan;
-    return lay_out(p, nullptr, &plan);
-}
-
-static void streams_lay_out(holdfast_streams *p)
-{
-    memset(p->memory, 0, static_cast<size_t>(streams_bytes(p)));
-    StreamPlan *plan;
-    lay_out(p, static_cast<char *>(p->memory), &plan);
-    p->h = plan->h;
-    p->c = plan->c;
-    p->h_row = plan->h_row;
-    p->c_row = plan->c_row;
-}
-
-static void streams_pack(const holdfast_streams *p, Index index, const holdfast_stream_weights *from)
-{
-    const StreamPlan &plan = *static_cast<const StreamPlan *>(p->memory);
-    const Precision &as = *plan.precision;
-    const StreamLayer &layer = plan.layers[index];
-    const Index units = p->units;
-    const auto gate_row = [=](Index panel, Index n) { return weight_row(panel * BLOCK_SUMS + n, units); };
-    Matrix x = layer.gates[0], h = layer.gates[layer.products - 1];
-    x.words = layer.x_words;
-    if (!as.scaled) h.packed += layer.x_words * BLOCK_SUMS;
-    h.words = layer.input_words - layer.x_words;
-    pack_matrix(x, as, from->w_input, layer.features, plan.blocks, gate_row);
-    pack_matrix(h, as, from->w_recurrent, plan.width, plan.blocks, gate_row);
-    for (Index k = 0; k < plan.blocks * BLOCK_SUMS; ++k) {
-        const Index row = weight_row(k, units);
-        layer.bias[k] = from->bias && row >= 0 ? from->bias[row] : 0.0f;
-    }
-    pack_matrix(layer.projection, as, from->projection, units, plan.panels, [&](Index panel, Index n) {
-        const Index row = panel * BLOCK_SUMS + n;
-        return row < plan.width ? row : -1;
-    });
-}
+#include "stream_plan.h"
 
 // Some rows of a step, at one layer after the other, and which of the units this worker computes.
 struct StreamShare {
@@ -219,7 +46,8 @@ static void gather(StreamShare &s, const StreamLayer &layer, const StreamLayer *
 }
 
 // The product of some rows, from `row` on, with some panels of a matrix.
-static inline void multiply(const StreamPlan &plan, const Matrix &with, Index panel, Index panels, Index rows, DotsJob job)
+static inline void multiply(const StreamPlan &plan, const Matrix &with, Index panel, Index panels, Index rows,
+                            DotsJob job)
 {
     job.depth = with.words;
     job.b = with.packed + panel * with.panel_words * BLOCK_SUMS;
@@ -230,19 +58,23 @@ static inline void multiply(const StreamPlan &plan, const Matrix &with, Index pa
     dots(job);
 }
 
-static inline void gate_sums(const StreamShare &s, const StreamLayer &layer, Index block, Index blocks, Index row,
-                             Index rows, float *sums)
+// Some rows of some blocks, from the first of either.
+struct GatePiece {
+    Index block, blocks, row, rows;
+};
+
+static inline void gate_sums(const StreamShare &s, const StreamLayer &layer, const GatePiece &at, float *sums)
 {
     const StreamPlan &plan = *s.plan;
     DotsJob job = {};
-    job.a = s.own->input + row * plan.input_stride;
+    job.a = s.own->input + at.row * plan.input_stride;
     job.a_stride = plan.input_stride;
-    job.init = layer.bias + block * BLOCK_SUMS;
+    job.init = layer.bias + at.block * BLOCK_SUMS;
     job.c = sums;
     job.c_stride = BLOCK_SUMS;
     for (Index n = 0; n < layer.products; ++n) {
-        job.row_scale = s.own->scale[n] + row;
-        multiply(plan, layer.gates[n], block, blocks, rows, job);
+        job.row_scale = s.own->scale[n] + at.row;
+        multiply(plan, layer.gates[n], at.block, at.blocks, at.rows, job);
         job.a += layer.x_words;
         job.init = sums;
         job.init_stride = BLOCK_SUMS;
@@ -273,9 +105,9 @@ static void cells_of_row(const StreamShare &s, const StreamLayer &layer, Index f
         const Index blocks = least_index(PANELS_AT_ONCE, last - block);
         float *sums = s.own->sums + (block - first) * BLOCK_SUMS;
         if (blocks == PANELS_AT_ONCE)
-            gate_sums(s, layer, block, blocks, 0, 1, sums);
+            gate_sums(s, layer, {block, blocks, 0, 1}, sums);
         else
-            for (Index b = 0; b < blocks; ++b) gate_sums(s, layer, block + b, 1, 0, 1, sums + b * BLOCK_SUMS);
+            for (Index b = 0; b < blocks; ++b) gate_sums(s, layer, {block + b, 1, 0, 1}, sums + b * BLOCK_SUMS);
     }
     CellRows cell = cells_from(s, first, 0, s.own->sums);
     cell.c_stride = cell.h_stride = VL;
@@ -290,7 +122,7 @@ static void cells_of_rows(const StreamShare &s, const StreamLayer &layer, Index 
     for (Index block = first; block < last; ++block)
         for (Index t = 0; t < tiles; ++t) {
             const Index row = border(s.rows, tiles, t), count = border(s.rows, tiles, t + 1) - row;
-            gate_sums(s, layer, block, 1, row, count, s.own->sums);
+            gate_sums(s, layer, {block, 1, row, count}, s.own->sums);
             for (Index m = 0; m < count; ++m) s.own->y[m] = s.common->shown + (row + m) * s.plan->shown_row;
             cells_forward(count, cells_from(s, block, row, s.own->sums));
         }
@@ -364,17 +196,19 @@ static void layer_step(StreamShare &s, Index index)
 
 enum : Index { LEAST_BYTES_BY_SHARER = 512 * 1024 };
 
-// As in layout.h: rows are shared where there are many; of a few, the units, if the weights to be read are large.
-static inline bool share_units(const StreamPlan &plan, Index rows, Index workers)
+// As in layout.h: rows are shared where there are many; of a few, the units, if the weights to be read are large. How
+// many workers then pay, or 1.
+static inline Index unit_sharers(const StreamPlan &plan, Index rows, Index threads)
 {
-    return workers > 1 && rows < 3 * workers && rows <= plan.chunk && plan.blocks >= workers &&
-           plan.weight_bytes / static_cast<double>(workers) >= LEAST_BYTES_BY_SHARER;
+    const Index most = least_index(static_cast<Index>(plan.weight_bytes / LEAST_BYTES_BY_SHARER), plan.blocks);
+    const Index workers = least_index(threads, most);
+    return rows < 3 * workers && rows <= plan.chunk ? largest_index(workers, 1) : 1;
 }
 
 static inline Index stream_workers(const StreamPlan &plan, const holdfast_step *step)
 {
-    const Index threads = step->streams->threads;
-    if (share_units(plan, step->rows, threads)) return threads;
+    const Index threads = step->streams->threads, sharers = unit_sharers(plan, step->rows, threads);
+    if (sharers > 1) return sharers;
     return static_cast<double>(step->rows) * plan.flops < 4e6 ? 1 : least_index(threads, step->rows);
 }
 
@@ -382,7 +216,7 @@ static void stream_worker(void *job, Index worker, Index workers)
 {
     const holdfast_step *step = static_cast<const holdfast_step *>(job);
     const StreamPlan *plan = static_cast<const StreamPlan *>(step->streams->memory);
-    const bool by_units = share_units(*plan, step->rows, workers);
+    const bool by_units = workers > 1 && unit_sharers(*plan, step->rows, workers) == workers;
     const Index first = by_units ? 0 : border(step->rows, workers, worker);
     const Index last = by_units ? step->rows : border(step->rows, workers, worker + 1);
     StreamShare s = {};

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 from torch.nn.utils.rnn import pack_sequence
 
-from holdfast.engine import LSTM, Weights, backend_report, lstm, native, operator
+from holdfast.engine import LSTM, Weights, backend_report, library, lstm, operator
 from holdfast.engine.backend import OPERATOR
 
 from .single_layer import make, needs_native
@@ -159,7 +159,7 @@ def test_a_packed_sequence_compiles() -> None:
 def test_the_first_call_of_all_may_be_a_compiled_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = LSTM(FEATURES, HIDDEN), normal(5, 3, FEATURES)
     backend_report(reset=True)
-    monkeypatch.setattr(native, "_library", None)  # as in a fresh process: not loaded yet
+    monkeypatch.setattr(library, "_library", None)  # as in a fresh process: not loaded yet
     torch.compile(model, backend="aot_eager", fullgraph=True)(x)
     assert backend_report().calls == {OPERATOR: 1}
 

@@ -1,4 +1,4 @@
-"""What steps compute: the whole sequence's bits in float32, rounded operands in bf16 and int8, on every instruction set."""
+"""What steps compute, on every instruction set: in float32 the whole sequence's bits, else of rounded operands."""
 
 import pytest
 import torch

@@ -19,6 +19,7 @@ from .single_layer import ISAS, needs_native
 from .stream_cases import PRECISIONS, alone, inputs, make_lstm, opened, stepped
 
 pytestmark = needs_native
+INFINITY = 0x7F800000  # as bits; what is larger is a NaN: torch's own, the largest and the least
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -39,7 +40,7 @@ def test_same_bits_on_any_number_of_threads(
     x = inputs(3, rows, features)
     x = x[:, 0] if rows == 1 else x
     expected = stepped(opened(lstm, rows, precision, 1), x)
-    for threads in (2, 3):
+    for threads in (2, 3, 6):
         assert torch.equal(stepped(opened(lstm, rows, precision, threads), x), expected)
 
 
@@ -93,16 +94,15 @@ def test_poison_stays_in_its_slot_and_is_not_lost() -> None:
             x = inputs(6, 8, 4)
             clean = stepped(opened(lstm, 8, precision), x)
             others = [n for n in range(8) if n != 3]
-            for poison in (float("nan"), float("inf")):
+            for poison in (0x7FC00000, 0x7FFFFFFF, 0x7F800001, INFINITY):
                 spoilt = x.clone()
-                spoilt[2, 3, 1] = poison
+                spoilt.view(torch.int32)[2, 3, 1] = poison
                 streams = opened(lstm, 8, precision)
                 found = stepped(streams, spoilt)
                 assert torch.equal(found[:, others], clean[:, others])
                 assert torch.equal(found[:2], clean[:2])
-                if (
-                    poison != poison or precision == "int8"
-                ):  # an Inf has no scale in int8, and may not look like a number
+                # An Inf has no scale in int8, and may not look like a number.
+                if poison != INFINITY or precision == "int8":
                     assert found[2:, 3].isnan().all()
                 streams.reset(3)
                 assert torch.equal(streams.step(x[0])[3], clean[0, 3])
@@ -195,6 +195,10 @@ def test_bad_steps_are_refused_and_change_nothing() -> None:
         (x.numpy().astype(">f4"), [0, 2], "copy"),
         (x.to_sparse(), [0, 2], "expected torch.float32"),
         (x.to("meta"), [0, 2], "meta"),
+        (x[0].to_sparse(), 0, "sparse"),
+        (x[0].to("meta"), 0, "meta"),
+        (x[0].numpy().astype(">f4"), 0, "copy"),
+        (x[0].tolist(), None, "list"),
         ([0.0] * 4, 0, "list"),
         (inputs(2, 5), [0, 2], "expected \\[2, 4\\]"),
         (inputs(5), 0, "\\[4\\] or \\[1, 4\\]"),

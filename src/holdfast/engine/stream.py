@@ -19,7 +19,10 @@ from .reference import State
 from .stream_native import BAD_SLOT, BUSY, KEEPS_THE_LOCK, PRECISIONS, Memory
 
 Precision = Literal["highest", "medium", "int8"]
+Array = np.ndarray[Any, Any]
+Slots = int | Tensor | Sequence[int] | Array
 
+_FLOAT32: Final = np.dtype(np.float32)
 _BYTES: Final = {"highest": 4, "medium": 2, "int8": 1}  # of a weight
 
 # A slot's state as bytes: this header, then h [layers, width] and c [layers, hidden] in float32; all of it with the
@@ -95,6 +98,9 @@ class Streams:
         memory, slots, features = self._memory, self.slots, self.features
         self.input = torch.zeros((slots, features) if slots > 1 else (features,))
         here = self.input.data_ptr()
+        row = torch.zeros(features)  # where an array is copied to
+        self._row: Array = row.numpy()
+        self._row_at = row.data_ptr()
         self._output = torch.zeros(slots, self.width)
         self._all = self._output if slots > 1 else self._output[0]
         self._several_out = self._output[:0]
@@ -103,11 +109,10 @@ class Streams:
         self._only_answers = self._answers if slots == 1 else {}
         self._slot = ctypes.c_int64()
         self._input_step = memory.new_step(slots, here, features, 0, self._output)
-        self._only_step = memory.new_step(1, here, features, 0, self._output)
         self._slot_step = memory.new_step(1, here, features, ctypes.addressof(self._slot), self._output)
         self._several_step = memory.new_step(0, here, features, 0, self._output)
-        self._input_at, self._only_at = ctypes.byref(self._input_step), ctypes.byref(self._only_step)
-        self._slot_at, self._several_at = ctypes.byref(self._slot_step), ctypes.byref(self._several_step)
+        steps = (self._input_step, self._slot_step, self._several_step)
+        self._input_at, self._slot_at, self._several_at = (ctypes.byref(step) for step in steps)
         weights = sum(p.numel() for name, p in self.lstm.named_parameters() if "weight" in name)
         keeping = weights * _BYTES[self.precision] <= KEEPS_THE_LOCK
         self._step_several = memory.calls.step
@@ -116,8 +121,8 @@ class Streams:
 
     def step(
         self,
-        x: "Tensor | np.ndarray[Any, Any]",
-        slots: "int | Tensor | Sequence[int] | np.ndarray[Any, Any] | None" = None,
+        x: Tensor | Array,
+        slots: Slots | None = None,
     ) -> Tensor:
         """One step of one stream, of some, or of all.
 
@@ -135,21 +140,33 @@ class Streams:
                 changed then.
             RuntimeError: another thread is stepping these streams.
         """
+        if x is self.input and slots is None:
+            code = self._step_all(self._input_at)
+            return self._refuse(code, None) if code else self._all
         if slots is None:
-            if x is self.input:
-                code = self._step_all(self._input_at)
-                return self._refuse(code, None) if code else self._all
-            if type(x) is Tensor:
-                answer = self._only_answers.get(x.shape)
-                if answer is not None and x.dtype is torch.float32 and x.is_contiguous() and x.is_cpu:
-                    self._only_step.x = x.data_ptr()
-                    code = self._step_one(self._only_at)
-                    return self._refuse(code, None) if code else answer
-        return self._step_any(x, slots)
+            answers = self._only_answers  # and the slot is 0, as it ever was
+        elif type(slots) is int and 0 <= slots < self.slots:
+            answers = self._answers
+            self._slot.value = slots
+        else:
+            return self._step_any(x, slots)
+        if type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu:
+            answer = answers.get(x.shape)
+            if answer is None or not x.is_contiguous():
+                return self._step_any(x, slots)
+            self._slot_step.x = x.data_ptr()
+        elif type(x) is np.ndarray and x.dtype is _FLOAT32:
+            answer = answers.get(x.shape)
+            if answer is None:
+                return self._step_any(x, slots)
+            self._row[...] = x  # cheaper than to ask an array where it stands
+            self._slot_step.x = self._row_at
+        else:
+            return self._step_any(x, slots)
+        code = self._step_one(self._slot_at)
+        return self._refuse(code, [self._slot.value]) if code else answer
 
-    def _step_any(
-        self, x: "Tensor | np.ndarray[Any, Any]", slots: "int | Tensor | Sequence[int] | np.ndarray[Any, Any] | None"
-    ) -> Tensor:
+    def _step_any(self, x: Tensor | Array, slots: Slots | None) -> Tensor:
         """All other kinds of arguments."""
         x = _tensor("x", x, torch.float32)
         if slots is None:
@@ -168,7 +185,7 @@ class Streams:
         code = self._step_one(self._slot_at)
         return self._refuse(code, [int(slots)]) if code else answer
 
-    def _step_rows(self, x: Tensor, slots: "Tensor | Sequence[int] | np.ndarray[Any, Any] | None") -> Tensor:
+    def _step_rows(self, x: Tensor, slots: Tensor | Sequence[int] | Array | None) -> Tensor:
         """Several streams."""
         rows = self.slots
         if slots is not None:
@@ -224,12 +241,12 @@ class Streams:
         self._memory.open[slot] = 0
         self._closed.append(slot)
 
-    def reset(self, slots: "int | Tensor | Sequence[int] | None" = None) -> None:
+    def reset(self, slots: Slots | None = None) -> None:
         """Set the states of these slots, open ones, to zero; None: of all."""
         if slots is None:
             self._memory.clear(slice(None))
             return
-        chosen = [slots] if isinstance(slots, int) else [int(slot) for slot in slots]
+        chosen = [int(slots)] if isinstance(slots, int | np.integer) else [int(slot) for slot in slots]
         for slot in chosen:
             self._check_open(slot)
         self._memory.clear(torch.tensor(chosen, dtype=torch.int64))
@@ -300,7 +317,7 @@ def _tensor(name: str, given: Any, dtype: torch.dtype) -> Tensor:
     if not isinstance(given, Tensor):
         raise ValueError(f"{name} must be a {dtype} tensor or array, not a {type(given).__name__}")
     if given.dtype != dtype or not given.is_cpu or given.layout is not torch.strided:
-        raise ValueError(f"{name} came as {given.dtype} on {given.device}; expected {dtype} on cpu")
+        raise ValueError(f"{name} came as {given.dtype} on {given.device} ({given.layout}); expected {dtype} on cpu")
     return given
 
 

@@ -13,9 +13,9 @@ from .pages import fresh_pages
 PRECISIONS: Final = ("highest", "medium", "int8")  # in the order of holdfast_precision
 BAD_SLOT: Final = 6
 BUSY: Final = 7
-# Up to so many bytes of weights a step takes microseconds, and the interpreter's lock is kept: to get it back can take
-# the five milliseconds for which another thread may compute before it is asked to stop.
-KEEPS_THE_LOCK: Final = 2 << 20
+# Up to so many bytes of weights a step takes some ten microseconds, no threads share it, and the interpreter's lock is
+# kept: to get it back can take the five milliseconds for which another thread may compute before it is asked to stop.
+KEEPS_THE_LOCK: Final = 1 << 20
 
 
 @final
