@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from holdfast.engine import native
 from holdfast.engine.cells import State, Variant, Weights, Zoneout, zoneout_masks
 
-from .single_layer import ISAS, Case, agree_as_well_as_torch, make, needs_native, packed, run, same_bits
+from .single_layer import ISAS, Case, agree_as_well_as_torch, make, needs_native, packed, run, same_bits, usual_rounding
 
 pytestmark = needs_native
 
@@ -99,6 +99,7 @@ def test_agrees_over_shapes(
 ) -> None:
     native.use_isa(isa)
     case = variant_of(make(time, batch, features, hidden, ragged, reverse, seed), name, seed)
+    assume(usual_rounding(case) < 1e-5)  # a norm over few units of nearly the same value is as good as random
     agree_as_well_as_torch(case, run(case))
 
 
