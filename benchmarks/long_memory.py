@@ -66,7 +66,7 @@ def long_lag(q: int, p: int, weights: int, after: int) -> Experiment:
 EXPERIMENTS = (
     Experiment("1", "embedded Reber grammar", EmbeddedReber(), 9, 100_000, 8_440, 276),
     Experiment("2a", "no noise, two sequences", NoiseFree(), 100, 200_000, 5_040, 10_504),
-    Experiment("2b", "no noise, no regularity", NoiseFree(random=True), 100, 200_000, 5_680, 10_504),
+    Experiment("2b", "no noise, no regularity", NoiseFree(random=True), 100, 300_000, 5_680, 10_504),
     long_lag(50, 50, 364, 30_000),
     long_lag(100, 100, 664, 31_000),
     long_lag(500, 500, 3_064, 38_000),

@@ -101,11 +101,11 @@ class EmbeddedReber(Task):
 
     def judge(self, outputs: Tensor, batch: Batch) -> Judged:
         possible = batch.expected > 0.5  # [time, batch, letters]
-        least = outputs.masked_fill(~possible, torch.inf).amin(-1)  # [time, batch]
+        least = outputs.masked_fill(~possible, torch.inf).amin(-1)  # [time, batch]; infinite behind a string's end
         most = outputs.masked_fill(possible, -torch.inf).amax(-1)
         runs = torch.arange(len(outputs)).unsqueeze(1) < batch.lengths
         error = ((outputs - batch.targets).abs().mean(-1) * runs).sum(0) / batch.lengths
-        return Judged(((least <= most) & runs).any(0), error)
+        return Judged((least <= most).any(0), error)
 
 
 def spelling(string: Walk) -> str:

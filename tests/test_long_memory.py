@@ -241,14 +241,17 @@ def test_the_exam_looks_at_all_of_it() -> None:
 
     class Oracle(nn.Module):
         calls = 0
+        confidence = 12.0
 
         def forward(self, batch: Batch) -> Tensor:
             self.calls += 1
-            return 12.0 * (2 * batch.expected - 1) * (1 if self.calls < 1 + forgiving else -1)
+            return self.confidence * (2 * batch.expected - 1) * (1 if self.calls < 1 + forgiving else -1)
 
     forgiving = 1
     assert passes_exam(Oracle(), task, task.source(rng(14)))  # pyright: ignore[reportArgumentType]
-    forgiving = 0
+    Oracle.confidence = 1.7  # 0.845 instead of 1 is no error by itself, but 0.155 on average is
+    assert not passes_exam(Oracle(), task, task.source(rng(14)))  # pyright: ignore[reportArgumentType]
+    forgiving, Oracle.confidence = 0, 12.0
     assert not passes_exam(Oracle(), task, task.source(rng(14)))  # pyright: ignore[reportArgumentType]
     forgiving, task = 3, LongLag(3, 4)  # 40 batches of 256
     assert not passes_exam(Oracle(), task, task.source(rng(14)))  # pyright: ignore[reportArgumentType]
