@@ -18,7 +18,7 @@ import long_memory
 import long_memory_gradient
 from long_memory_reber import LETTERS, EmbeddedReber, Walk, embedded_reber
 from long_memory_tasks import Batch, Judged, LongLag, Marked, NoiseFree, Rule, Task, TemporalOrder, TwoSequence
-from long_memory_training import Memory, Recipe, hold, loss, passes_exam, trial
+from long_memory_training import Memory, Plateau, Recipe, hold, loss, passes_exam, trained, trial
 
 SMALL = Recipe(hidden=7, batch=3)
 
@@ -303,6 +303,20 @@ def test_forget_gates_begin_with_all_time_scales_and_input_gates_nearly_closed()
     assert torch.equal(i, -f) and not g.any() and not o.any()
     assert 1 <= float(f.exp().min()) < 3 and 97 < float(f.exp().max()) <= 99
     assert float(f.exp().mean()) == pytest.approx(50, abs=5)
+
+
+def test_cells_wait_until_the_loss_stops_falling() -> None:
+    plateau = Plateau(block=3)
+    falling = [plateau.reached(loss) for loss in (9.0, 8, 7, 6, 5, 4, 3, 2, 1)]
+    assert not any(falling)
+    assert [plateau.reached(loss) for loss in (2.0, 2, 2, 9, 1, 1)] == [False, False, True, True, True, True]
+    task = NoiseFree(p=5)
+    torch.manual_seed(5)
+    before = Memory(task, holdfast.LSTM, 7)
+    after, _ = trained(task, holdfast.LSTM, 12, 5, SMALL)
+    for name, parameter in before.named_parameters():
+        moves = name in ("direct", "readout.bias")
+        assert torch.equal(parameter, after.get_parameter(name)) != moves, name
 
 
 # Trials and records
