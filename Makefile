@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/*)
 
-.PHONY: help demo test tiny lint types bench docs clean
+.PHONY: help demo test tiny lint types bench memory docs clean
 help: ## what there is to type
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
@@ -27,6 +27,9 @@ types: $(STAMP) ## the type checker alone
 
 bench: $(STAMP) ## the engine's tables, measured on this machine
 	for file in training inference ragged stream precision_stream; do $(BIN)/python benchmarks/engine_$$file.py || exit 1; done
+
+memory: $(STAMP) ## the six experiments of the LSTM's first paper, lags up to 1,000 steps; an hour, and it resumes
+	$(BIN)/python benchmarks/long_memory.py
 
 docs: $(STAMP) ## the generated tables of README and guide, from benchmarks/results
 	$(BIN)/python docs/tables.py

@@ -1,0 +1,105 @@
+"""The applications' tables."""
+
+from typing import Any
+
+from table_parts import markdown, result
+
+
+def apps_summary() -> str:
+    """One line per application and data set: ours, the strongest trivial baseline, the published figures."""
+    rows = [["application, data (official test part)", "measure", "holdfast", "baselines", "published", "trained in"]]
+    measures = {
+        "m4-hourly": ("M4 Hourly, 414 series", "OWA", 3),
+        "m4-weekly": ("M4 Weekly, 359 series", "OWA", 3),
+        "m3-monthly": ("M3 Monthly, 1,428 series", "sMAPE", 2),
+        "etth1-96": ("ETTh1, 96 steps", "MSE", 3),
+    }
+    tests = result("apps_forecast")["test"]
+    for name, (words, measure, digits) in measures.items():
+        if name in tests:
+            rows.append(forecast_line(words, measure, digits, tests[name]))
+    activity = result("apps_activity")
+    for classes in ("6 classes", "12 classes"):
+        if classes in activity:
+            rows.append(activity_line(classes, activity))
+    note = "One seed each. The activity rows' times are wall times on a core shared with other jobs."
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def forecast_line(words: str, measure: str, digits: int, found: dict[str, Any]) -> list[str]:
+    ours, *others = found["scores"].items()
+    beside = ", ".join(f"{who} {row[measure]:.{digits}f}" for who, row in others if measure in row)
+    published = ", ".join(f"{who} {row[measure]}" for who, row in found["published"].items() if measure in row)
+    return [
+        f"forecast, {words}",
+        measure,
+        f"**{ours[1][measure]:.{digits}f}**",
+        beside,
+        published,
+        f"{found['train_seconds']:.0f} s",
+    ]
+
+
+def activity_line(classes: str, found: dict[str, Any]) -> list[str]:
+    measure, name = ("accuracy", "accuracy, %") if classes == "6 classes" else ("macro_f1", "macro-F1, %")
+    ours, *others = found[classes]["scores"].items()
+    beside = ", ".join(f"{who} {100 * row[measure]:.1f}" for who, row in others)
+    published = (
+        ", ".join(f"{who} {100 * value:.1f}" for who, value in found["published"].items())
+        if measure == "accuracy"
+        else ""
+    )
+    seconds = f"{found[classes]['train_seconds']:.0f} s"
+    return [
+        f"activity, HAPT, {classes}, unseen people",
+        name,
+        f"**{100 * ours[1][measure]:.1f}**",
+        beside,
+        published,
+        seconds,
+    ]
+
+
+def scored(found: dict[str, Any], columns: dict[str, str]) -> str:
+    """Everybody's scores on one data set: ours, the baselines', the published ones. ``columns``: measure -> heading."""
+    rows = [["", *columns.values()]]
+    for who, row in found["scores"].items():
+        cells = [f"{row[measure]:.3f}" if measure in row else "" for measure in columns]
+        rows.append([f"**{who}**" if who == "holdfast" else who, *cells])
+    for who, row in found["published"].items():
+        rows.append([f"{who}, published", *(f"{row[measure]:.3f}" if measure in row else "" for measure in columns)])
+    return markdown(rows)
+
+
+def forecast_tables() -> str:
+    """Each data set of the forecaster's benchmark."""
+    coverage = {"coverage 80": "coverage of 80 %", "coverage 95": "of 95 %"}
+    competition = {"sMAPE": "sMAPE", "MASE": "MASE", "OWA": "OWA", "pinball": "pinball", **coverage}
+    names = {
+        "m4-hourly": ("M4 Hourly, 414 series, 48 ahead", competition),
+        "m4-weekly": ("M4 Weekly, 359 series, 13 ahead", competition),
+        "m3-monthly": ("M3 Monthly, 1,428 series, 18 ahead", competition),
+        "etth1-96": ("ETTh1, 96 hours ahead, 7 channels, z-scores", {"MSE": "MSE", "MAE": "MAE", **coverage}),
+    }
+    parts: list[str] = []
+    for name, found in result("apps_forecast")["test"].items():
+        title, columns = names[name]
+        cost = f"{found['train_seconds']:.0f} s on {found['machine']['threads']} thread(s)"
+        size = f"{found['weights']:,} weights, {found['model_bytes'] / 1e6:.1f} MB"
+        share = found.get("network's share")
+        blend = "" if share is None else f"; network's share in the blend {share:.0%}"
+        parts.append(f"**{title}**\n\n{scored(found, columns)}\n\nTrained in {cost}, {size}{blend}.")
+    return "\n\n".join(parts)
+
+
+def activity_tables() -> str:
+    """HAPT with 6 and with 12 classes."""
+    recorded = result("apps_activity")
+    parts: list[str] = []
+    for classes in ("6 classes", "12 classes"):
+        found = dict(recorded[classes])
+        published = recorded["published"] if classes == "6 classes" else {}
+        found["published"] = {who: {"accuracy": value} for who, value in published.items()}
+        columns = {"accuracy": "accuracy", "macro_f1": "macro-F1", "calibration_error": "calibration error"}
+        parts.append(f"**{classes}, {found['windows']:,} windows of unseen people**\n\n{scored(found, columns)}")
+    return "\n\n".join(parts)

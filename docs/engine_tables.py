@@ -1,0 +1,128 @@
+"""The engine's tables: training, inference, ragged rows, variants, precisions, streams."""
+
+import math
+from typing import Any
+
+from table_parts import markdown, result
+
+
+def ratios(found: dict[str, Any], threads: int) -> dict[str, float]:
+    return {row["case"]: row["ratio"] for row in found["rows"] if row["threads"] == threads}
+
+
+def ratio_cell(found: list[float]) -> str:
+    """The geometric mean, and the range where there is one."""
+    mean = math.exp(sum(math.log(ratio) for ratio in found) / len(found))
+    return f"**{mean:.2f}x**" + (f" ({min(found):.2f}–{max(found):.2f})" if len(found) > 1 else "")
+
+
+def engine_summary() -> str:
+    """One line per kind of work: the geometric mean, the worst case, the rival."""
+    rows = [["float32 on a CPU, against `torch.nn.LSTM`", "1 thread", "2 threads"]]
+    kinds = [
+        ("engine_training", "B", "training, six shapes"),
+        ("engine_ragged", "packed, 10-100 steps, training", "training, ragged: `PackedSequence` in and out"),
+        ("engine_ragged", "packing too, 10-100 steps, training", "the same, packing and unpacking included"),
+        ("engine_inference", "B", "inference, batches, long sequences and single steps"),
+    ]
+    for name, begins, words in kinds:
+        cells = [
+            ratio_cell([r for case, r in ratios(result(name), n).items() if case.startswith(begins)]) for n in (1, 2)
+        ]
+        rows.append([words, *cells])
+    machine = result("engine_training")["machine"]
+    note = (
+        f"Ratio of median times, geometric mean (range over shapes), interleaved runs, torch {machine['torch']}, "
+        f"{machine['cpu']} (family/model {machine['family_model']}), {machine['instruction_set']}, "
+        f"{machine['date'][:10]}. torch's ragged times scatter widely from run to run, and the ratio with them: the "
+        "guide has the interquartile ranges."
+    )
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def engine_table(name: str) -> str:
+    """Every shape of one benchmark, and the roof."""
+    found = result(name)
+    rows = [["case", "threads", "holdfast ms (iqr)", "torch ms (iqr)", "ratio", "GFLOP/s"]]
+    for row in found["rows"]:
+        ours, theirs = (f"{row[who]['median_ms']:.2f} ({row[who]['iqr_ms']:.2f})" for who in ("ours", "rival"))
+        rows.append([row["case"], str(row["threads"]), ours, theirs, f"{row['ratio']:.2f}", f"{row['gflops']:.0f}"])
+    roofs = "; ".join(
+        f"{roof['threads']} thread(s): {roof['multiply_adds_in_registers']:.0f} GFLOP/s by multiply-adds in registers, "
+        f"{roof['torch_mm_1024']:.0f} by `torch.mm`"
+        for roof in found["roof_gflops"]
+    )
+    measured = found["machine"]["commit"]
+    return f"{markdown(rows)}\n\nThe roof, measured in the same run: {roofs}. Measured at commit {measured}."
+
+
+def stream_table() -> str:
+    """One stream on one thread: a step in microseconds, and how many times longer the others take."""
+    found = result("engine_stream")
+    roofs = found["read_gigabytes_per_second"]
+    rivals = ("nn.LSTM", "nn.LSTMCell", "onnxruntime", "quantize_dynamic")
+    rows = [
+        [
+            "",
+            "precision",
+            "us a step (iqr)",
+            "input in place",
+            *(f"{who}: us, ratio" for who in rivals),
+            "weights",
+            "read at",
+        ]
+    ]
+    ours = [row for row in found["rows"] if row["case"].startswith("one stream") and row["threads"] == 1]
+    for case in dict.fromkeys(row["case"] for row in ours if "in place" not in row["case"]):
+        for precision in dict.fromkeys(row["precision"] for row in ours):
+            named = {row["rival"]: row for row in ours if (row["case"], row["precision"]) == (case, precision)}
+            in_place = next(r for r in ours if r["case"].startswith(f"{case}, ") and r["precision"] == precision)
+            first = named["nn.LSTM"]
+            others = [named.get(who) for who in rivals]
+            speed, roof = first["gigabytes_per_second"], roofs[str(first["weight_bytes"])]
+            rows.append(
+                [
+                    case.removeprefix("one stream, "),
+                    precision,
+                    f"{first['ours_us']:.2f} ({first['ours_iqr_us']:.2f})",
+                    f"{in_place['ours_us']:.2f}",
+                    *(
+                        "" if other is None else f"{other['rival_us']:.0f}, **{other['ratio']:.1f}x**"
+                        for other in others
+                    ),
+                    f"{first['weight_bytes'] / 1e6:.2f} MB",
+                    f"{speed:.0f} of {roof:.0f} GB/s",
+                ]
+            )
+    machine = found["machine"]
+    note = (
+        "Each ratio is from runs interleaved with that rival; ours is the run beside `nn.LSTM`. The last column is the "
+        "weights' bytes over the whole step, Python included, and how fast one thread reads as many bytes again and "
+        f"again. {machine['cpu']} (family/model {machine['family_model']}), {machine['instruction_set']}, torch "
+        f"{machine['torch']}, commit {machine['commit']}."
+    )
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def stream_others_table() -> str:
+    """A thousand streams together; and one stream on two threads."""
+    rows = [["", "precision", "threads", "us a step (iqr)", "rival", "its us (iqr)", "ratio"]]
+    for row in result("engine_stream")["rows"]:
+        if (row["threads"] > 1 and "in place" not in row["case"]) or "together" in row["case"]:
+            ours, theirs = (f"{row[f'{who}_us']:.1f} ({row[f'{who}_iqr_us']:.1f})" for who in ("ours", "rival"))
+            ratio = f"{row['ratio']:.2f}"
+            rows.append([row["case"], row["precision"], str(row["threads"]), ours, row["rival"], theirs, ratio])
+    return markdown(rows)
+
+
+def stream_accuracy() -> str:
+    """The largest error of h over a thousand steps."""
+    found = result("engine_precision_stream")
+    names = list(found["rows"][0]["errors"])
+    rows = [["hidden, weights", *names]]
+    for row in found["rows"]:
+        drawn = f"{row['hidden']}, as torch draws them" + (
+            f" x {row['weights_times']:.0f}" if row["weights_times"] > 1 else ""
+        )
+        rows.append([drawn, *(f"{row['errors'][name]:.1e}" for name in names)])
+    return markdown(rows)
