@@ -35,8 +35,7 @@ def lstm_step(layer: nn.LSTM) -> Step:
     weights = Weights(w, r, b_input + b_recurrent)
 
     def step(x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        assert weights.bias is not None
-        return reference.cell(x @ weights.input.T + weights.bias, State(*state), weights)
+        return reference.lstm(x.unsqueeze(0), weights, State(*state))[1]
 
     return step
 

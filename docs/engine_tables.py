@@ -16,6 +16,11 @@ def ratio_cell(found: list[float]) -> str:
     return f"**{mean:.2f}x**" + (f" ({min(found):.2f}–{max(found):.2f})" if len(found) > 1 else "")
 
 
+def chosen(case: str, begins: str) -> bool:
+    """Whether a row counts for a line of the summary. Medium precision is held against torch in float32 there."""
+    return case.startswith(begins) and not case.endswith("bfloat16")
+
+
 def engine_summary() -> str:
     """One line per kind of work: the geometric mean, the worst case, the rival."""
     rows = [["float32 on a CPU, against `torch.nn.LSTM`", "1 thread", "2 threads"]]
@@ -24,11 +29,11 @@ def engine_summary() -> str:
         ("engine_ragged", "packed, 10-100 steps, training", "training, ragged: `PackedSequence` in and out"),
         ("engine_ragged", "packing too, 10-100 steps, training", "the same, packing and unpacking included"),
         ("engine_inference", "B", "inference, batches, long sequences and single steps"),
+        ("engine_medium", "training", "training, `medium` precision (bf16 products)"),
+        ("engine_variants", "", "training a variant, against the same cell as a PyTorch loop"),
     ]
     for name, begins, words in kinds:
-        cells = [
-            ratio_cell([r for case, r in ratios(result(name), n).items() if case.startswith(begins)]) for n in (1, 2)
-        ]
+        cells = [ratio_cell([r for case, r in ratios(result(name), n).items() if chosen(case, begins)]) for n in (1, 2)]
         rows.append([words, *cells])
     machine = result("engine_training")["machine"]
     note = (
@@ -94,12 +99,10 @@ def stream_table() -> str:
                     f"{speed:.0f} of {roof:.0f} GB/s",
                 ]
             )
-    machine = found["machine"]
     note = (
         "Each ratio is from runs interleaved with that rival; ours is the run beside `nn.LSTM`. The last column is the "
         "weights' bytes over the whole step, Python included, and how fast one thread reads as many bytes again and "
-        f"again. {machine['cpu']} (family/model {machine['family_model']}), {machine['instruction_set']}, torch "
-        f"{machine['torch']}, commit {machine['commit']}."
+        f"again. {measured_on(found)}"
     )
     return f"{markdown(rows)}\n\n{note}"
 
@@ -126,3 +129,71 @@ def stream_accuracy() -> str:
         )
         rows.append([drawn, *(f"{row['errors'][name]:.1e}" for name in names)])
     return markdown(rows)
+
+
+def variants_table() -> str:
+    """Every variant: times faster than its loop, and its cost beside the plain cell, over the three shapes."""
+    found = result("engine_variants")
+    threads = sorted({row["threads"] for row in found["rows"]})
+    head = [
+        f"{n} thread{'s' if n > 1 else ''}: {words}" for n in threads for words in ("faster than the loop", "of plain")
+    ]
+    rows = [["variant", *head]]
+    for name in dict.fromkeys(row["variant"] for row in found["rows"]):
+        cells: list[str] = []
+        for n in threads:
+            own = [row for row in found["rows"] if (row["variant"], row["threads"]) == (name, n)]
+            cells.append(ratio_cell([row["ratio"] for row in own]))
+            cells.append(", ".join(f"{row['of_plain']:.2f}" for row in own))
+        rows.append([name, *cells])
+    shapes = ", ".join(dict.fromkeys(row["case"].split(", ", 1)[1] for row in found["rows"]))
+    note = (
+        f"Shapes: {shapes}. Left the geometric mean and range of the ratios of medians, right the variant's time over "
+        f"the plain layer's, shape by shape. Resets: before one step in fifty. {measured_on(found)}"
+    )
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def medium_table() -> str:
+    """bf16 products against torch's bfloat16 and float32."""
+    found = result("engine_medium")
+    rows = [["case", "threads", "holdfast medium, ms (iqr)", "torch ms (iqr)", "ratio"]]
+    for row in found["rows"]:
+        ours, theirs = (f"{row[who]['median_ms']:.2f} ({row[who]['iqr_ms']:.2f})" for who in ("ours", "rival"))
+        rows.append([row["case"], str(row["threads"]), ours, theirs, f"{row['ratio']:.2f}"])
+    means: list[str] = []
+    for work in ("training", "inference"):
+        for rival in ("bfloat16", "float32"):
+            named = [r for r in found["rows"] if r["case"].startswith(work) and r["case"].endswith(rival)]
+            each = (ratio_cell([r["ratio"] for r in named if r["threads"] == n]) for n in (1, 2))
+            means.append(f"{work} against torch {rival}: {' and '.join(each)}")
+    note = f"Geometric means on one and on two threads: {'; '.join(means)}. {measured_on(found)}"
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def medium_errors() -> str:
+    """How far the precisions are from float64."""
+    found = result("engine_medium")["errors"]
+    names = list(next(iter(found.values())))
+    rows = [["", *names]]
+    rows += [[case, *(f"{errors[name]:.1e}" for name in names)] for case, errors in found.items()]
+    return markdown(rows)
+
+
+def recompute_table() -> str:
+    """Time and peak memory of a long sequence in chunks."""
+    found = result("engine_recompute")
+    rows = [["", "threads", "recomputed, ms (iqr)", "plain, ms (iqr)", "ratio", "peak, MB", "plain"]]
+    for row in found["rows"]:
+        ours, theirs = (f"{row[who]['median_ms']:.0f} ({row[who]['iqr_ms']:.0f})" for who in ("ours", "rival"))
+        peaks = (f"{peak:.0f}" for peak in found["peak_megabytes"])
+        rows.append([row["case"], str(row["threads"]), ours, theirs, f"{row['ratio']:.2f}", *peaks])
+    return f"{markdown(rows)}\n\n{measured_on(found)}"
+
+
+def measured_on(found: dict[str, Any]) -> str:
+    machine = found["machine"]
+    return (
+        f"{machine['cpu']} (family/model {machine['family_model']}), {machine['instruction_set']}, torch "
+        f"{machine['torch']}, commit {machine['commit']}."
+    )

@@ -9,7 +9,17 @@ import sys
 from collections.abc import Callable
 
 from app_tables import activity_tables, apps_summary, forecast_tables
-from engine_tables import engine_summary, engine_table, stream_accuracy, stream_others_table, stream_table
+from engine_tables import (
+    engine_summary,
+    engine_table,
+    medium_errors,
+    medium_table,
+    recompute_table,
+    stream_accuracy,
+    stream_others_table,
+    stream_table,
+    variants_table,
+)
 from memory_tables import long_memory_table
 from table_parts import ROOT
 
@@ -24,6 +34,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine training": lambda: engine_table("engine_training"),
     "engine inference": lambda: engine_table("engine_inference"),
     "engine ragged": lambda: engine_table("engine_ragged"),
+    "engine variants": variants_table,
+    "engine medium": medium_table,
+    "engine medium errors": medium_errors,
+    "engine recompute": recompute_table,
     "stream one": stream_table,
     "stream others": stream_others_table,
     "stream accuracy": stream_accuracy,

@@ -54,7 +54,7 @@ static void plan_cells(Forward &f, Arena &arena)
     f.variant.p = p;
     f.variant.c = f.c;
     f.variant.memory_stride = state;
-    if (h_stands_apart(p)) f.variant.h = arena.take<float>(state);
+    if (h_stands_apart(p)) f.variant.h = arena.take<float>(pieces(h_width(p), VL) * VL * p->rows);
     if (is_kind(p, HOLDFAST_PEEPHOLE)) f.variant.peephole = arena.take<float>(f.blocks * 3 * VL);
     plan_norms(f.variant, arena);
     f.zeros = is_kind(p, HOLDFAST_NORMALISED) ? arena.take<float>(f.blocks * BLOCK_SUMS) : nullptr;

@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.engine import Cell, Connection, LSTMLayer, LSTMStack, State, backend_report, reference
+from holdfast.engine import (
+    Cell,
+    Connection,
+    LSTMLayer,
+    LSTMStack,
+    State,
+    Streams,
+    Variant,
+    backend_report,
+    lstm,
+    reference,
+)
 from holdfast.engine.gates import gates
 
 TIME, BATCH, FEATURES, HIDDEN = 9, 4, 5, 7
@@ -196,6 +207,46 @@ def test_stack(connection: Connection, bidirectional: bool) -> None:
     assert stack.gates(x.transpose(0, 1) if not stack.batch_first else x, ways).i.shape == (TIME, BATCH, 8)
 
 
+@pytest.mark.parametrize("connection", Connection)
+def test_padding_is_never_read(connection: Connection) -> None:
+    stack = LSTMStack(4, [6, 6], connection=connection)
+    found: list[list[Tensor]] = []
+    for padding in (0.0, float("nan")):
+        x = made(5, 3, 4)
+        x[2:, 1] = padding
+        stack.zero_grad()
+        y, _ = stack(x, lengths=torch.tensor([5, 2, 3]))
+        y.pow(2).sum().backward()
+        found.append([y.detach(), *(p.grad.clone() for p in stack.parameters() if p.grad is not None)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_gates_leave_every_module_as_it_was() -> None:
+    stack = LSTMStack(4, [6, 6])
+    stack.layers[0].eval()
+    stack.gates(made(5, 3, 4), 1)
+    assert stack.training and not stack.layers[0].training and stack.layers[1].training
+
+
+def test_a_mask_changed_before_the_backward_pass_is_noticed() -> None:
+    layer = LSTMLayer(4, 6)
+    mask = torch.ones(3, 6)
+    y, _ = lstm(made(5, 3, 4), layer.weights(), variant=Variant(h_mask=mask))
+    mask.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_lazily_negated_tensors_count_with_their_sign() -> None:
+    layer, x = LSTMLayer(4, 6), made(5, 3, 4)
+    negated = torch._neg_view(x)
+    assert negated.is_neg()
+    torch.testing.assert_close(layer(negated)[0], layer(-x)[0])
+    lstm_module = nn.LSTM(4, 6)
+    one, other = Streams(lstm_module), Streams(lstm_module)
+    assert torch.equal(one.step(torch._neg_view(x[0, 0])), other.step(-x[0, 0]))
+
+
 def test_a_highway_can_carry() -> None:
     stack = LSTMStack(5, [5], connection=Connection.HIGHWAY)
     skip = stack.skips[0]
@@ -229,6 +280,19 @@ def test_input_dropout_keeps_its_mask_for_a_whole_sequence() -> None:
         (lambda: LSTMStack(3, [4])(made(5, 2, 3), []), "0 states"),
         (lambda: LSTMLayer(3, 4)(made(5, 2, 4)), r"\[time, batch, 3\]"),
         (lambda: LSTMLayer(3, 4)(made(5, 2, 3), resets=torch.zeros(5, 2)), "resets must be bool"),
+        (lambda: LSTMStack(3, [4, 4])(made(5, 2, 3), (made(2, 2, 4), made(2, 2, 4))), "one for each layer"),
+        (
+            lambda: LSTMStack(3, [4], bidirectional=True)(made(5, 2, 3), resets=torch.zeros(5, 2).bool()),
+            "bidirectional",
+        ),
+        (lambda: LSTMLayer(3, 4)(nn.utils.rnn.pack_sequence([made(5, 3)])), "padded with lengths"),
+        (lambda: LSTMLayer(3, 4)(made(5, 2, 3), (made(1, 4), made(2, 4))), r"h of the state came as \[1, 4\]"),
+        (
+            lambda: LSTMLayer(3, 4)(made(5, 2, 3), lengths=torch.tensor([6, 1]), resets=torch.zeros(5, 2).bool()),
+            "between 0 and 5",
+        ),
+        (lambda: Cell(memory_span=10, forget_bias=1.0), "one of them"),
+        (lambda: Cell(bias=False, forget_bias=1.0), "bias=False"),
         (lambda: LSTMStack(3, [4]).gates(made(5, 2, 3), 1), "0 to 0"),
     ],
 )

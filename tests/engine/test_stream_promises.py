@@ -336,3 +336,21 @@ def test_two_steps_at_once_on_the_same_streams_are_told() -> None:
     assert streams.state() == before
     streams._memory._streams.busy = 0
     streams.step(inputs(4))
+
+
+def test_refresh_refuses_weights_of_another_shape() -> None:
+    lstm = torch.nn.LSTM(4, 7)
+    streams = Streams(lstm)
+    streams.lstm = torch.nn.LSTM(4, 8)
+    with pytest.raises(ValueError, match="make new Streams"):
+        streams.refresh()
+    streams.lstm = lstm
+    lstm.weight_hh_l0 = torch.nn.Parameter(torch.zeros(3, 3))
+    with pytest.raises(ValueError, match=r"weight_hh_l0 came with shape \[3, 3\]; expected \[28, 7\]"):
+        streams.refresh()
+
+
+def test_the_input_is_filled_in_place_and_never_another() -> None:
+    streams = Streams(torch.nn.LSTM(4, 7))
+    with pytest.raises(AttributeError):
+        streams.input = torch.zeros(4)  # pyright: ignore[reportAttributeAccessIssue]

@@ -104,6 +104,18 @@ def test_agrees_over_shapes(
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_a_projection_may_be_wider_than_its_cell(isa: str) -> None:
+    native.use_isa(isa)
+    for hidden, width in ((16, 17), (7, 90)):
+        case = variant_of(make(9, 5, 4, hidden), "normalised")
+        mask = (torch.rand(5, width) < 0.7).float() / 0.7
+        wide = {"projection": (width, hidden), "r": (4 * hidden, width), "h0": (5, width), "dh": (5, width)}
+        made = {name: torch.randn(shape) / 4 for name, shape in wide.items()}
+        case = replace(case, **made, dy=torch.randn(9, 5, width), variant=case.variant._replace(h_mask=mask))
+        agree_as_well_as_torch(case, run(case))
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", CELLS)
 def test_several_chunks_and_threads_give_the_same_bits(isa: str, name: str) -> None:
     """700 row-steps fill more than one chunk of the backward pass; the wide layer shares units between threads."""
@@ -198,6 +210,12 @@ def test_zoneout_is_drawn_afresh_for_each_step_and_seed() -> None:
             Variant(),
             "w_input|projection",
         ),
+        (
+            Weights(torch.zeros(28, 4), torch.zeros(28, 7), gain_c=torch.ones(7)),
+            Variant(),
+            "gain_x and gain_h and bias_c",
+        ),
+        (Weights(torch.zeros(28, 4), torch.zeros(28, 7)), Variant(zoneout=Zoneout(0.1, 0, -1)), "seed -1"),
         (Weights(torch.zeros(28, 4), torch.zeros(28, 7)), Variant(h_mask=torch.ones(2, 7)), "h_mask"),
         (Weights(torch.zeros(28, 4), torch.zeros(28, 7)), Variant(zoneout=Zoneout(1.5, 0)), "zoneout"),
         (Weights(torch.zeros(28, 4), torch.zeros(28, 7)), Variant(zoneout=Zoneout(0, float("nan"))), "zoneout"),

@@ -92,12 +92,17 @@ def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
     if x.shape[2] != wanted:
         raise ValueError(f"x has {x.shape[2]} features at {list(x.shape)}; these weights were made for {wanted}")
     if lengths is not None:
-        if not isinstance(lengths, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  users do
-            raise ValueError(f"lengths must be an int64 tensor [batch], not a {type(lengths).__name__}")
-        if lengths.dtype != torch.int64 or lengths.shape != x.shape[1:2] or lengths.device.type != "cpu":
-            raise ValueError(
-                f"lengths must be int64 [batch {x.shape[1]}] on the CPU, not {lengths.dtype} {list(lengths.shape)}"
-            )
+        check_lengths(lengths, x)
+
+
+def check_lengths(lengths: Tensor, x: Tensor) -> None:
+    """Raise ValueError where these are no lengths for x [time, batch, ...]."""
+    if not isinstance(lengths, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  users do
+        raise ValueError(f"lengths must be an int64 tensor [batch], not a {type(lengths).__name__}")
+    if lengths.dtype != torch.int64 or lengths.shape != x.shape[1:2] or lengths.device.type != "cpu":
+        raise ValueError(
+            f"lengths must be int64 [batch {x.shape[1]}] on the CPU, not {lengths.dtype} {list(lengths.shape)}"
+        )
 
 
 def check_numbers(lengths: Tensor, steps: int) -> None:
@@ -135,18 +140,19 @@ class NativeLSTM(torch.autograd.Function):
         y, h, c, kept = native.forward(
             x, Weights(*weights), h0, c0, lengths, reverse=reverse, keep=True, variant=variant
         )
-        ctx.save_for_backward(x, h0, c0, *weights, lengths, y, kept)
+        ctx.save_for_backward(x, h0, c0, *weights, lengths, variant.h_mask, y, kept)
         ctx.set_materialize_grads(False)  # a gradient nobody asked for stays None and costs nothing
         ctx.reverse, ctx.variant = reverse, variant
         return y, h, c
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *inputs, lengths, y, kept = ctx.saved_tensors
+        *inputs, lengths, mask, y, kept = ctx.saved_tensors
+        variant = ctx.variant._replace(h_mask=mask)  # saved, so that autograd notices when it is changed meanwhile
         x, h0, c0, *weights = inputs
         wanted = ctx.needs_input_grad[NOT_TENSORS:]
         if torch.is_grad_enabled() or tangents_are_possible():  # the gradient must itself be differentiable
-            flat = pull_back(grads, inputs, lengths, ctx.reverse, ctx.variant)
+            flat = pull_back(grads, inputs, lengths, ctx.reverse, variant)
             return *(None,) * NOT_TENSORS, *(d if want else None for d, want in zip(flat, wanted, strict=True))
         found = native.backward(
             (grads[0], grads[1], grads[2]),
@@ -159,7 +165,7 @@ class NativeLSTM(torch.autograd.Function):
             kept,
             reverse=ctx.reverse,
             need_x=wanted[0],
-            variant=ctx.variant,
+            variant=variant,
         )
         flat = (found.x, found.h0, found.c0, *found.weights)
         return *(None,) * NOT_TENSORS, *(d if want else None for d, want in zip(flat, wanted, strict=True))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from .cells import State, Variant, Weights, Zoneout
-from .functional import lstm, lstm_packed
+from .functional import check_lengths, check_numbers, lstm, lstm_packed
 from .gates import Gates, gates
 from .reference import zero_state
 from .resets import cut, states
@@ -42,12 +42,14 @@ class Cell:
         for name in ("zoneout_h", "zoneout_c", "dropout_h", "weight_drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a probability below 1, not {getattr(self, name)}")
-        if self.projection is not None and self.projection < 1:
+        if self.projection is not None and (not isinstance(self.projection, int) or self.projection < 1):  # pyright: ignore
             raise ValueError(f"projection is a width, at least 1, not {self.projection}")
         if self.memory_span is not None and self.memory_span < 3:
             raise ValueError(f"memory_span counts steps, at least 3, not {self.memory_span}")
-        if self.memory_span is not None and not self.bias:
-            raise ValueError("memory_span sets the biases; there are none with bias=False")
+        if (self.memory_span is not None or self.forget_bias) and not self.bias:
+            raise ValueError("memory_span and forget_bias set biases; there are none with bias=False")
+        if self.memory_span is not None and self.forget_bias:
+            raise ValueError("memory_span and forget_bias both set the forget gate's bias: give one of them")
 
 
 PLAIN_CELL: Final = Cell()
@@ -140,12 +142,20 @@ class LSTMLayer(nn.Module):
             resets: [time, batch] bool: the memory is cleared (to the learnt state, if any) before these steps.
 
         Returns:
-            y [time, batch, width of h] and the state after each row's own last step.
+            y [time, batch, width of h] and the state after each row's own last step. Of an exponential cell's state the
+            gradient is exact for passing it on into another call; of a loss made of c, n or m themselves it is not,
+            since their scale m counts as a constant.
         """
+        if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  users do
+            raise ValueError(
+                f"x must be a tensor; of rows of unequal length, padded with lengths=, not a {type(x).__name__}"
+            )
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x must be [time, batch, {self.input_size}], not {list(x.shape)}")
         weights, variant = self.weights(), self.variant(x)
-        before = self.initial_state(x, weights, variant) if state is None else State(*state)
+        before = self.initial_state(x, weights, variant)
+        if state is not None:
+            before = checked_state(state, before)
         if resets is None:
             return lstm(x, weights, before, lengths=lengths, reverse=reverse, variant=variant)
         if reverse or resets.dtype != torch.bool or resets.shape != x.shape[:2] or not resets.is_cpu:
@@ -153,13 +163,19 @@ class LSTMLayer(nn.Module):
                 f"resets must be bool [time, batch] {list(x.shape[:2])} on the CPU and go with forward time only, "
                 f"not {resets.dtype} {list(resets.shape)} on {resets.device} with reverse={reverse}"
             )
+        if lengths is not None:
+            check_lengths(lengths, x)
+            check_numbers(lengths, x.shape[0])
         pieces = cut(resets, lengths)
         begin = states(pieces, before, self.initial_state(x, weights, variant))
         if variant.h_mask is not None:
             variant = variant._replace(h_mask=variant.h_mask[pieces.row])
-        packed, last = lstm_packed(x[pieces.time, pieces.place], weights, begin, pieces.lengths, variant)
-        y = packed.new_zeros(*x.shape[:2], self.width).index_put((pieces.time, pieces.place), packed)
-        return y, State(last.h[pieces.last], last.c.index_select(-2, pieces.last.to(last.c.device)))
+        at = (pieces.time * x.shape[1] + pieces.place).to(x.device)  # of x's row-steps, laid out flat
+        packed, last = lstm_packed(x.flatten(0, 1).index_select(0, at), weights, begin, pieces.lengths, variant)
+        y = packed.new_zeros(x.shape[0] * x.shape[1], self.width).index_copy(0, at, packed)
+        return y.unflatten(0, x.shape[:2]), State(
+            last.h[pieces.last], last.c.index_select(-2, pieces.last.to(last.c.device))
+        )
 
     def gates(
         self, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None, reverse: bool = False
@@ -207,3 +223,12 @@ class LSTMLayer(nn.Module):
     def extra_repr(self) -> str:
         options = [f"{name}={value}" for name, value in vars(self.cell).items() if value != getattr(PLAIN_CELL, name)]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *options])
+
+
+def checked_state(state: State | tuple[Tensor, Tensor], like: State) -> State:
+    """The state, its shapes compared with those of `like`."""
+    for name, given, wanted in zip("hc", state, like, strict=True):
+        if not isinstance(given, Tensor) or given.shape != wanted.shape:  # pyright: ignore[reportUnnecessaryIsInstance]
+            came = list(given.shape) if isinstance(given, Tensor) else given  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"{name} of the state came as {came}; expected a tensor {list(wanted.shape)}")
+    return State(*state)

@@ -56,12 +56,14 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype
 def _adjacent(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The tensor, row-major without gaps."""
     _check(name, tensor, shape)
+    tensor = tensor.resolve_neg() if tensor.is_neg() else tensor  # what lies in memory must be what is meant
     return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 def _rows(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The tensor with adjacent elements in its last axis; the other strides may be anything. Packed or not."""
     _check(name, tensor, shape)
+    tensor = tensor.resolve_neg() if tensor.is_neg() else tensor
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
@@ -131,6 +133,9 @@ class _Inputs:
         self.peephole = None if peephole is None else _adjacent("peephole", peephole, (3 * self.units,))
         wide = (4 * self.units,), (4 * self.units,), (self.units,), (self.units,)
         names = ("gain_x", "gain_h", "gain_c", "bias_c")
+        missing = [name for name, t in zip(names, norms, strict=True) if t is None]
+        if 0 < len(missing) < len(names):
+            raise ValueError(f"a normalised cell needs {', '.join(names)}; {' and '.join(missing)} are missing")
         given = zip(names, norms, wide, strict=True)
         self.norms = [None if t is None else _adjacent(name, t, shape) for name, t, shape in given]
         mask = variant.h_mask
@@ -180,6 +185,8 @@ class _Inputs:
         variant, zoneout = self.variant, self.variant.zoneout
         if variant.is_plain() and self.peephole is None and self.projection is None and self.norms[0] is None:
             return 0
+        if not 0 <= (zoneout.seed or 0) < 2**64 or not variant.epsilon >= 0:
+            raise ValueError(f"the seed {zoneout.seed} must lie in 0..2^64 - 1, epsilon {variant.epsilon} not below 0")
         kind = (_PEEPHOLE if self.peephole is not None else 0) | (_COUPLED if variant.coupled else 0)
         _CELL.pack_into(
             _room.cell,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from .cells import State
+from .functional import check_lengths
 from .gates import Gates
 from .layer import PLAIN_CELL, Cell, LSTMLayer
 
@@ -103,6 +104,14 @@ class LSTMStack(nn.Module):
             y, like x but output_size wide, zero past a row's length; and the state of every layer and direction after
             each row's own last step.
         """
+        if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]  users do
+            raise ValueError(
+                f"x must be a tensor; of rows of unequal length, padded with lengths=, not a {type(x).__name__}"
+            )
+        if states is not None and any(isinstance(state, Tensor) for state in states):
+            raise ValueError("states must be a list of (h, c), one for each layer and direction, not torch's (h, c)")
+        if resets is not None and self.directions == 2:
+            raise ValueError("resets go with forward time only, not with a bidirectional stack")
         if states is not None and len(states) != len(self.layers):
             raise ValueError(f"{len(states)} states came for {len(self.layers)} layers and directions")
         if x.dim() != 3:
@@ -110,7 +119,12 @@ class LSTMStack(nn.Module):
         if self.batch_first:
             x, resets = x.transpose(0, 1), None if resets is None else resets.T
         after: list[State] = []
+        if lengths is not None:
+            check_lengths(lengths, x)
+            runs = (torch.arange(x.shape[0]).unsqueeze(1) < lengths).unsqueeze(-1).to(x.device)  # [time, batch, 1]
         for number, skip in enumerate(self.skips):
+            if lengths is not None and isinstance(skip, Skip):  # a skip reads, and shows, what stands past a row's end
+                x = torch.where(runs, x, torch.zeros_like(x))  # pyright: ignore[reportPossiblyUnboundVariable]
             x = self.drop(x)
             outputs: list[Tensor] = []
             for direction in range(self.directions):
@@ -121,9 +135,8 @@ class LSTMStack(nn.Module):
                 after.append(last)
             y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
             x = skip(x, y) if isinstance(skip, Skip) else y
-        if lengths is not None and self.connection is not Connection.PLAIN:  # a skip shows x's padding
-            runs = torch.arange(x.shape[0]).unsqueeze(1) < lengths
-            x = torch.where(runs.unsqueeze(-1).to(x.device), x, torch.zeros_like(x))
+        if lengths is not None and self.connection is not Connection.PLAIN:
+            x = torch.where(runs, x, torch.zeros_like(x))  # pyright: ignore[reportPossiblyUnboundVariable]
         return (x.transpose(0, 1) if self.batch_first else x), after
 
     def drop(self, x: Tensor) -> Tensor:
@@ -139,7 +152,7 @@ class LSTMStack(nn.Module):
         layer = self.layers[number]
         assert isinstance(layer, LSTMLayer)
         hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             with torch.no_grad():
@@ -147,4 +160,5 @@ class LSTMStack(nn.Module):
                 return layer.gates(seen[0], lengths=lengths, reverse=number % self.directions == 1)
         finally:
             hook.remove()
-            self.train(training)
+            for module, training in modes.items():
+                module.training = training

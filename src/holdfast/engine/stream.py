@@ -52,7 +52,7 @@ class Streams:
             biases and projection.
         slots: how many streams there may be at once. A single one is open from the start, more are to be opened.
         precision: of the weights and of what they are multiplied with. "highest" is float32 and gives the very bits of
-            holdfast.LSTM (but for projections, which that leaves to torch). "medium" is bfloat16. "int8" has a scale
+            holdfast.LSTM. "medium" is bfloat16. "int8" has a scale
             for every output channel of the weights, and for every x and h of every step. Sums, gates and states are
             float32 always.
         threads: at most so many; None stands for torch.get_num_threads(). Results do not depend on it.
@@ -81,6 +81,7 @@ class Streams:
         if not library.available():
             raise RuntimeError(f"streams need the native engine: {library.why_not()}")
         self.lstm = lstm
+        self._packed_sizes = lstm.num_layers, lstm.input_size, lstm.hidden_size, lstm.proj_size
         self.slots = slots
         self.precision: Precision = precision
         self.features = lstm.input_size
@@ -96,8 +97,8 @@ class Streams:
     def _prepare(self) -> None:
         """Everything a step needs, so that it makes nothing but the call."""
         memory, slots, features = self._memory, self.slots, self.features
-        self.input = torch.zeros((slots, features) if slots > 1 else (features,))
-        here = self.input.data_ptr()
+        self._input = torch.zeros((slots, features) if slots > 1 else (features,))
+        here = self._input.data_ptr()
         row = torch.zeros(features)  # where an array is copied to
         self._row: Array = row.numpy()
         self._row_at = row.data_ptr()
@@ -118,6 +119,11 @@ class Streams:
         self._step_several = memory.calls.step
         self._step_one = memory.calls.step_keeping_the_lock if keeping else memory.calls.step
         self._step_all = self._step_one if slots == 1 else self._step_several
+
+    @property
+    def input(self) -> Tensor:
+        """float32 [features], or [slots, features] of more than one slot: to be filled in place."""
+        return self._input
 
     def step(
         self,
@@ -140,7 +146,7 @@ class Streams:
                 changed then.
             RuntimeError: another thread is stepping these streams.
         """
-        if x is self.input and slots is None:
+        if x is self._input and slots is None:
             code = self._step_all(self._input_at)
             return self._refuse(code, None) if code else self._all
         if slots is None:
@@ -152,7 +158,7 @@ class Streams:
             return self._step_any(x, slots)
         if type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu:
             answer = answers.get(x.shape)
-            if answer is None or not x.is_contiguous():
+            if answer is None or not x.is_contiguous() or x.is_neg():
                 return self._step_any(x, slots)
             self._slot_step.x = x.data_ptr()
         elif type(x) is np.ndarray and x.dtype is _FLOAT32:
@@ -254,6 +260,12 @@ class Streams:
     def refresh(self) -> None:
         """Pack the LSTM's weights anew, after they have changed. The states stay."""
         _check_lstm(self.lstm)
+        sizes = self.lstm.num_layers, self.lstm.input_size, self.lstm.hidden_size, self.lstm.proj_size
+        if sizes != self._packed_sizes:
+            raise ValueError(
+                f"these streams were made for {self._packed_sizes} (layers, features, hidden, projection); "
+                f"the LSTM has {sizes} now: make new Streams"
+            )
         self._memory.pack(self.lstm)
 
     def states(self) -> State:
@@ -318,7 +330,7 @@ def _tensor(name: str, given: Any, dtype: torch.dtype) -> Tensor:
         raise ValueError(f"{name} must be a {dtype} tensor or array, not a {type(given).__name__}")
     if given.dtype != dtype or not given.is_cpu or given.layout is not torch.strided:
         raise ValueError(f"{name} came as {given.dtype} on {given.device} ({given.layout}); expected {dtype} on cpu")
-    return given
+    return given.resolve_neg()
 
 
 def _check_lstm(lstm: nn.LSTM) -> None:

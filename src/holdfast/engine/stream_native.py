@@ -78,14 +78,19 @@ class Calls:
 def layer_weights(lstm: nn.LSTM, layer: int) -> list[Tensor | None]:
     """W, R, the sum of torch's two biases or None, and the projection or None."""
 
-    def of(name: str) -> Tensor:
-        return getattr(lstm, f"{name}_l{layer}").detach().contiguous()
+    rows, width = 4 * lstm.hidden_size, lstm.proj_size or lstm.hidden_size
+
+    def of(name: str, *shape: int) -> Tensor:
+        weight: Tensor = getattr(lstm, f"{name}_l{layer}").detach()
+        if weight.shape != shape:
+            raise ValueError(f"{name}_l{layer} came with shape {list(weight.shape)}; expected {list(shape)}")
+        return weight.resolve_neg().contiguous()
 
     return [
-        of("weight_ih"),
-        of("weight_hh"),
-        of("bias_ih") + of("bias_hh") if lstm.bias else None,
-        of("weight_hr") if lstm.proj_size else None,
+        of("weight_ih", rows, width if layer else lstm.input_size),
+        of("weight_hh", rows, width),
+        of("bias_ih", rows) + of("bias_hh", rows) if lstm.bias else None,
+        of("weight_hr", width, lstm.hidden_size) if lstm.proj_size else None,
     ]
 
 
