@@ -93,12 +93,12 @@ def _check_targets(targets: Tensor, vocabulary: int, kept: Tensor) -> None:
         return
     wrong = ((targets < 0) | (targets >= vocabulary)).nonzero()[0]
     token = int(kept.nonzero()[wrong])
-    raise ValueError(f"target {int(targets[wrong])} of token {token} lies outside the vocabulary, 0 to {vocabulary - 1}")
+    raise ValueError(
+        f"target {int(targets[wrong])} of token {token} lies outside the vocabulary, 0 to {vocabulary - 1}"
+    )
 
 
-def losses_of(
-    rule: Rule, targets: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, wanted: Wanted
-) -> Losses:
+def losses_of(rule: Rule, targets: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, wanted: Wanted) -> Losses:
     """Every token's loss, and the wanted gradients of the scaled sum of them."""
     if softmax_native.obstacle(h, weight, bias) is None:
         return softmax_native.cross_entropy(h, weight, bias, targets, rule.smoothing, rule.scale, wanted)
@@ -112,9 +112,7 @@ def blocks(tokens: int, vocabulary: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def in_blocks(
-    rule: Rule, targets: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, wanted: Wanted
-) -> Losses:
+def in_blocks(rule: Rule, targets: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, wanted: Wanted) -> Losses:
     """`losses_of` by torch, on any device and in any dtype; logits and gradients of weights are float32 at least."""
     wide = torch.promote_types(h.dtype, torch.float32)
     losses = h.new_empty(len(h), dtype=wide)
@@ -161,7 +159,8 @@ class LinearCrossEntropy(torch.autograd.Function):
             return None, None, *differentiable(ctx.rule, targets, inputs, factor, ctx.wanted)
         ready, ctx.ready = ctx.ready, None  # handed over, not copied; whoever comes a second time has them made anew
         if ready is None:
-            ready = losses_of(ctx.rule, targets, *inputs, ctx.wanted)[1:]
+            h, weight, bias = inputs
+            ready = losses_of(ctx.rule, targets, h, weight, bias, ctx.wanted)[1:]
         unchanged = factor.is_cpu and factor.item() == 1
         given = [g if g is None or unchanged else g.mul_(factor.to(g.dtype)) for g in ready]
         return None, None, *(g if g is None else g.to(t.dtype) for g, t in zip(given, inputs, strict=True))
