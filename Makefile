@@ -26,7 +26,7 @@ types: $(STAMP) ## the type checker alone
 	$(BIN)/basedpyright --level error
 
 bench: $(STAMP) ## the engine's tables, measured on this machine
-	for file in training inference ragged; do $(BIN)/python benchmarks/engine_$$file.py || exit 1; done
+	for file in training inference ragged softmax; do $(BIN)/python benchmarks/engine_$$file.py || exit 1; done
 
 docs: $(STAMP) ## the generated tables of README and guide, from benchmarks/results
 	$(BIN)/python docs/tables.py

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from softmax_tables import losses_note, losses_rows
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
@@ -76,6 +78,12 @@ def engine_table(name: str) -> str:
     )
     measured = found["machine"]["commit"]
     return f"{markdown(rows)}\n\nThe roof, measured in the same run: {roofs}. Measured at commit {measured}."
+
+
+def losses_table() -> str:
+    """Softmax losses and recomputed sequences: times and peak memory."""
+    found = result("engine_softmax")
+    return f"{markdown(losses_rows(found))}\n\n{losses_note(found)}"
 
 
 def apps_summary() -> str:
@@ -185,6 +193,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "activity": activity_tables,
     "engine training": lambda: engine_table("engine_training"),
     "engine inference": lambda: engine_table("engine_inference"),
+    "losses": losses_table,
     "engine ragged": lambda: engine_table("engine_ragged"),
 }
 

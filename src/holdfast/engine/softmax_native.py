@@ -1,6 +1,7 @@
 """The kernels' side of softmax and cross-entropy: kernels/holdfast.h's structure, filled and called."""
 
 import ctypes
+import functools
 import threading
 from typing import Any, Final, NamedTuple, final
 
@@ -49,6 +50,7 @@ class Losses(NamedTuple):
     bias: Tensor | None
 
 
+@functools.cache
 def _entry(name: str) -> Any:
     entry = ctypes.CDLL(library.path())[name]
     entry.restype = ctypes.c_int64
@@ -72,8 +74,8 @@ def cross_entropy(
 ) -> Losses:
     """Losses and gradients of h [tokens, width], float32 weight [vocabulary, width] and bias [vocabulary].
 
-    targets int64 [tokens] within the vocabulary. Beside the results a call holds 16 to 20 MiB, or 16 tokens' logits
-    where those are more, and twice 128 rows of h.
+    targets int64 [tokens] within the vocabulary. Beside the results a call holds 23 MiB of logits at most, or 16
+    tokens' where those are more, and three times 128 rows of h or of its gradient.
     """
     h, weight, targets = h.detach().float().contiguous(), weight.detach().contiguous(), targets.contiguous()
     bias = None if bias is None else bias.detach().contiguous()
