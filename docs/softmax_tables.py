@@ -27,5 +27,5 @@ def losses_note(found: dict[str, Any]) -> str:
     best = max(row["gflops"] for row in found["rows"] if row["threads"] == 1)
     return (
         f"{machine['cpu']} (family/model {machine['family_model']}), {machine['instruction_set']}, torch "
-        f"{machine['torch']}, commit {machine['commit']}. {roofs}; the fused loss reaches up to {best:.0f} on one thread."
+        f"{machine['torch']}, commit {machine['commit']}. {roofs}; up to {best:.0f} by the fused loss, one thread."
     )
