@@ -21,6 +21,7 @@ from engine_tables import (
     variants_table,
 )
 from memory_tables import long_memory_table
+from softmax_tables import losses_table
 from table_parts import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
@@ -38,6 +39,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine medium": medium_table,
     "engine medium errors": medium_errors,
     "engine recompute": recompute_table,
+    "losses": losses_table,
     "stream one": stream_table,
     "stream others": stream_others_table,
     "stream accuracy": stream_accuracy,

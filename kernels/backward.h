@@ -80,10 +80,10 @@ static void unproject(const Backward &b, const BackwardShare &share, Index step,
         for (Index t = 0; t < tiles; ++t) {
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
             const Index place = share.first_place + first;
-            tile_of[FLOATS][BY_ROWS][count - 1][width - 1]({q.weights.depth, q.dh + (k + place) * b.dh_stride, b.dh_stride,
-                                                    q.weights.at(panel), width * VL, b.zeros, 0,
-                                                    q.dshown + place * q.shown_stride + q.weights.first(panel) * VL,
-                                                    q.shown_stride, nullptr, 0});
+            float *dshown = q.dshown + place * q.shown_stride + q.weights.first(panel) * VL;
+            tile_of[FLOATS][BY_ROWS][count - 1][width - 1](
+                {q.weights.depth, q.dh + (k + place) * b.dh_stride, b.dh_stride, q.weights.at(panel), width * VL,
+                 b.zeros, 0, dshown, q.shown_stride, nullptr, 0});
         }
     }
 }

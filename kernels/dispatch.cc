@@ -129,6 +129,16 @@ Outcome examine(const holdfast_streams *p)
     return DONE;
 }
 
+Outcome examine(const holdfast_softmax *p)
+{
+    if (!p || p->tokens < 0 || p->width < 1 || p->vocabulary < 1) return BAD_SIZE;
+    if (p->tokens == 0) return DONE;
+    if (!p->h || !p->weight || !p->targets || !p->facts || !p->scratch) return MISSING_BUFFER;
+    for (Index n = 0; n < p->tokens; ++n)
+        if (p->targets[n] < 0 || p->targets[n] >= p->vocabulary) return BAD_TARGET;
+    return DONE;
+}
+
 const Engine *engine_of(const holdfast_streams *p)
 {
     return static_cast<const Engine *>(p->engine);
@@ -198,6 +208,17 @@ int64_t holdfast_streams_step(const holdfast_step *step)
     return engine_of(step->streams)->streams_step(step);
 }
 
+int64_t holdfast_softmax_scratch_bytes(const holdfast_softmax *p)
+{
+    return engine()->softmax_scratch_bytes(p);
+}
+
+int64_t holdfast_softmax_cross_entropy(const holdfast_softmax *p)
+{
+    if (const Outcome wrong = examine(p)) return wrong;
+    return p->tokens ? engine()->softmax_cross_entropy(p) : DONE;
+}
+
 int64_t holdfast_burn(int64_t rounds, int64_t threads)
 {
     return engine()->burn(rounds, threads);
@@ -219,9 +240,11 @@ const char *holdfast_error(int64_t code)
     case MISSING_BUFFER: return "a buffer that this call needs is NULL";
     case BAD_CELL:
         return "there is no such variant: the exponential and the normalised cell take neither each other nor "
-               "peepholes, coupling or zoneout; zoneout's probabilities lie within 0..1; zoneout of h takes no projection";
+               "peepholes, coupling or zoneout; zoneout's probabilities lie within 0..1; zoneout of h takes no "
+               "projection";
     case BAD_SLOT: return "a slot is out of range, closed, or named twice";
     case BUSY: return "another thread is stepping these streams";
+    case BAD_TARGET: return "a target lies outside the vocabulary";
     default: return "unknown error";
     }
 }

@@ -3,6 +3,7 @@
 // library is used: otherwise the linker might pick AVX-512 code for a function that an older CPU calls too.
 #include "backward.h"
 #include "forward.h"
+#include "softmax.h"
 #include "stream.h"
 
 static Index scratch_bytes(const holdfast_lstm *p, bool backwards)
@@ -55,4 +56,5 @@ static Index read_memory(const float *from, Index floats, Index rounds)
 
 const Engine HOLDFAST_SYMBOL(HOLDFAST_ENGINE) = {
     HOLDFAST_NAME(HOLDFAST_ENGINE), kept_floats, scratch_bytes, forward, backward, burn,
-    read_memory, streams_bytes, streams_lay_out, streams_pack, streams_step};
+    read_memory, streams_bytes, streams_lay_out, streams_pack, streams_step,
+    softmax_scratch_bytes, softmax_cross_entropy};

@@ -14,7 +14,8 @@ enum Outcome : Index {
     MISSING_BUFFER = 4,
     BAD_CELL = 5,
     BAD_SLOT = 6,
-    BUSY = 7
+    BUSY = 7,
+    BAD_TARGET = 8
 };
 
 struct Engine {
@@ -29,6 +30,8 @@ struct Engine {
     void (*streams_lay_out)(holdfast_streams *);
     void (*streams_pack)(const holdfast_streams *, Index layer, const holdfast_stream_weights *);
     Outcome (*streams_step)(const holdfast_step *);
+    Index (*softmax_scratch_bytes)(const holdfast_softmax *);
+    Outcome (*softmax_cross_entropy)(const holdfast_softmax *);
 };
 
 // Aggregates of constants: nothing runs when the library is loaded. Which of them exist is CMake's business.

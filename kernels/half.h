@@ -13,7 +13,8 @@ static inline bool halves_pay(const holdfast_lstm *p)
 {
 #if defined(__AVX512BF16__)
     const bool single = p->steps == 1 && p->rows <= 2;
-    return p->precision == HOLDFAST_BFLOAT16 && !single && p->w_input && !projects(p) && !is_kind(p, HOLDFAST_NORMALISED);
+    const bool other = !p->w_input || projects(p) || is_kind(p, HOLDFAST_NORMALISED);
+    return p->precision == HOLDFAST_BFLOAT16 && !single && !other;
 #else
     (void)p;
     return false;

@@ -33,7 +33,7 @@
 
 #include <stdint.h>
 
-#define HOLDFAST_ABI 3
+#define HOLDFAST_ABI 4
 
 #ifdef __cplusplus
 extern "C" {
@@ -145,6 +145,27 @@ typedef struct holdfast_step {
     float *y;             /* [rows, width of h], without gaps: h of the top layer */
 } holdfast_step;
 
+/* Cross-entropy of softmax(h weight^T + bias), a chunk of tokens at a time: the logits of all tokens never exist. With
+ * t the target's word and e the smoothing, a token's loss is
+ *
+ *     log(sum over words of exp(logit)) - (1 - e) * logit[t] - e * mean of its logits
+ *
+ * of which the library gives the parts and leaves the logarithm to the caller. Matrices have no gaps between rows. */
+typedef struct holdfast_softmax {
+    int64_t tokens, width, vocabulary;
+    int64_t threads;        /* at most; fewer are used where the work is small */
+    const float *h;         /* [tokens, width] */
+    const float *weight;    /* [vocabulary, width] */
+    const float *bias;      /* [vocabulary], or NULL for zero */
+    const int64_t *targets; /* [tokens] 0..vocabulary-1 */
+    float smoothing, scale; /* gradients are those of scale * (sum of the losses) */
+    float *facts;           /* [4, tokens] m: the largest logit; sum of exp(logit - m); logit[t]; sum of logits */
+    float *dh;              /* [tokens, width]; each of these may be NULL: not wanted */
+    float *dweight;         /* [vocabulary, width] */
+    float *dbias;           /* [vocabulary] */
+    void *scratch;          /* holdfast_softmax_scratch_bytes(...), 64-byte aligned */
+} holdfast_softmax;
+
 #if defined(__GNUC__)
 #pragma GCC visibility push(default) /* everything else in the library is hidden */
 #endif
@@ -166,6 +187,9 @@ int64_t holdfast_streams_bytes(holdfast_streams *); /* negative: an error's code
 int64_t holdfast_streams_lay_out(holdfast_streams *);
 int64_t holdfast_streams_pack(holdfast_streams *, int64_t layer, const holdfast_stream_weights *);
 int64_t holdfast_streams_step(const holdfast_step *);
+
+int64_t holdfast_softmax_scratch_bytes(const holdfast_softmax *);
+int64_t holdfast_softmax_cross_entropy(const holdfast_softmax *); /* tokens > 0; without them nothing is written */
 
 /* Instruction sets: "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" (which has VNNI too). The best the CPU has
  * is chosen at load; HOLDFAST_ISA overrides it. */

@@ -212,7 +212,8 @@ static inline bool cut_by_units(const holdfast_lstm *p, Index workers)
 {
     const Index weight_bytes = 4 * GATES * p->units * h_width(p);
     // A normalised row needs all of its units at once.
-    return workers > 1 && p->steps > 1 && !is_kind(p, HOLDFAST_NORMALISED) && p->rows < 3 * workers && p->rows <= MOST_ROWS_BY_UNITS &&
+    return workers > 1 && p->steps > 1 && !is_kind(p, HOLDFAST_NORMALISED) &&
+           p->rows < 3 * workers && p->rows <= MOST_ROWS_BY_UNITS &&
            weight_bytes / workers >= LEAST_BYTES_BY_UNITS;
 }
 

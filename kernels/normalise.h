@@ -96,9 +96,10 @@ static void normalised_outputs(const Variant &v, const NormalisedRow &row, const
     if (row.norms) row.norms[1] = m.scale;
 }
 
-// The gradient of v, given that of N(v): scale * (d - mean(d) - N(v) mean(d N(v))), in place. Per block there are `wide`
-// adjacent vectors of either.
-static void unnormalise(float *d, Index d_apart, const float *normal, Index blocks, Index wide, Index units, float scale)
+// The gradient of v, given that of N(v): scale * (d - mean(d) - N(v) mean(d N(v))), in place. Per block there are
+// `wide` adjacent vectors of either.
+static void unnormalise(float *d, Index d_apart, const float *normal, Index blocks, Index wide, Index units,
+                        float scale)
 {
     const float count = static_cast<float>(wide * units);
     Vec sum = {}, product = {};

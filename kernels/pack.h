@@ -62,7 +62,8 @@ static void pack_block(float *to, const float *weights, Index units, Index colum
     for (Index gate = 0; gate < GATES; ++gate) {
         float *at = to + gate * VL;
         if (!halves) {
-            for_each_column(weights, units, columns, block, gate, [=](Index k, Vec w) { store(at + k * BLOCK_SUMS, w); });
+            for_each_column(weights, units, columns, block, gate,
+                            [=](Index k, Vec w) { store(at + k * BLOCK_SUMS, w); });
             continue;
         }
         Vec even = {};
@@ -113,7 +114,8 @@ static void pack_panel(const Panels &panels, Index panel, const float *weights, 
     float *to = panels.at(panel);
     const auto row_part = [=](Index k, Index n) {
         const Index row = weight_row(k, units);
-        return row < 0 || n >= present ? Vec{} : part(weights + row * columns + first + n, least_index(VL, present - n));
+        if (row < 0 || n >= present) return Vec{};
+        return part(weights + row * columns + first + n, least_index(VL, present - n));
     };
     for (Index k = 0; halves && k < panels.depth; ++k, to += width)
         for (Index n = 0; n < width; n += VL) store(to + n, paired(row_part(2 * k, n), row_part(2 * k + 1, n)));

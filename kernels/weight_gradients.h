@@ -264,9 +264,9 @@ static void projection_gradient(const Backward &b, const Chunk &chunk, Index fir
             const Index output = first + border(last - first, tiles, t);
             const Index count = first + border(last - first, tiles, t + 1) - output;
             float *sums = q.dweights + output * stride + column;
-            tile_of[FLOATS][BY_COLUMNS][count - 1][width - 1]({chunk.rows, q.dh + output, b.dh_stride, q.shown + column, stride,
-                                                       chunk.fresh ? b.zeros : sums, chunk.fresh ? 0 : stride, sums,
-                                                       stride, nullptr, 0});
+            tile_of[FLOATS][BY_COLUMNS][count - 1][width - 1](
+                {chunk.rows, q.dh + output, b.dh_stride, q.shown + column, stride, chunk.fresh ? b.zeros : sums,
+                 chunk.fresh ? 0 : stride, sums, stride, nullptr, 0});
         }
     const size_t row = static_cast<size_t>(b.p->units) * sizeof(float);
     for (Index n = first; !chunk.first && n < last; ++n)

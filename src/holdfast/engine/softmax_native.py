@@ -1,0 +1,101 @@
+"""The kernels' side of softmax and cross-entropy: kernels/holdfast.h's structure, filled and called."""
+
+import ctypes
+import functools
+import threading
+from typing import Any, Final, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from . import library, threads
+from .pages import Scratch
+
+
+@final
+class _Softmax(ctypes.Structure):
+    """holdfast_softmax."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("tokens", "width", "vocabulary", "threads")),
+        *((name, ctypes.c_void_p) for name in ("h", "weight", "bias", "targets")),
+        ("smoothing", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("facts", "dh", "dweight", "dbias", "scratch")),
+    ]
+
+
+class _Room(threading.local):
+    def __init__(self) -> None:
+        self.scratch = Scratch()
+
+
+_room: Final = _Room()
+
+
+class Wanted(NamedTuple):
+    """Which gradients."""
+
+    h: bool
+    weight: bool
+    bias: bool
+
+
+class Losses(NamedTuple):
+    """What one call found."""
+
+    losses: Tensor  # [tokens]
+    h: Tensor | None  # gradients of scale * losses.sum(); None where not wanted
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+@functools.cache
+def _entry(name: str) -> Any:
+    entry = ctypes.CDLL(library.path())[name]
+    entry.restype = ctypes.c_int64
+    return entry
+
+
+def obstacle(h: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+    """Why the kernels cannot take this call; None where they can."""
+    given = [t for t in (h, weight, bias) if t is not None]
+    if not all(t.is_cpu and t.layout is torch.strided for t in given):
+        return "a tensor is not on the CPU"
+    if any(t.dtype is not torch.float32 for t in (weight, bias) if t is not None):
+        return "the weights are not float32"
+    if h.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"h is {h.dtype}"
+    return None if library.available() else library.why_not()
+
+
+def cross_entropy(
+    h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float, scale: float, wanted: Wanted
+) -> Losses:
+    """Losses and gradients of h [tokens, width], float32 weight [vocabulary, width] and bias [vocabulary].
+
+    targets int64 [tokens] within the vocabulary. Beside the results a call holds 23 MiB of logits at most, or 16
+    tokens' where those are more, and three times 128 rows of h or of its gradient.
+    """
+    h, weight, targets = h.detach().float().contiguous(), weight.detach().contiguous(), targets.contiguous()
+    bias = None if bias is None else bias.detach().contiguous()
+    facts = h.new_empty((4, len(h)))
+    dh = torch.empty_like(h) if wanted.h else None
+    dweight = torch.empty_like(weight) if wanted.weight else None
+    dbias = torch.empty_like(bias) if wanted.bias and bias is not None else None
+    call = _Softmax(*h.shape, len(weight), threads.allowed())
+    call.smoothing, call.scale = smoothing, scale
+    tensors = {"h": h, "weight": weight, "bias": bias, "targets": targets, "facts": facts}
+    for name, tensor in {**tensors, "dh": dh, "dweight": dweight, "dbias": dbias}.items():
+        setattr(call, name, None if tensor is None else tensor.data_ptr())
+    call.scratch = _room.scratch.at_least(_entry("holdfast_softmax_scratch_bytes")(ctypes.byref(call)))
+    if code := _entry("holdfast_softmax_cross_entropy")(ctypes.byref(call)):
+        raise ValueError(library.words_for(code))
+    if not len(h):
+        found = [None if t is None else t.zero_() for t in (dh, dweight, dbias)]
+        return Losses(facts[0], *found)
+    most, powers, chosen, everything = facts
+    losses = powers.log() + (most - (1 - smoothing) * chosen)
+    if smoothing:
+        losses -= smoothing / len(weight) * everything
+    return Losses(losses, dh, dweight, dbias)

@@ -1,0 +1,87 @@
+"""Training over very many items: softmax over each token's target and a few negatives that all tokens share.
+
+Bengio & Senécal, "Adaptive importance sampling to accelerate training of a neural probabilistic language model", IEEE
+TNN 19(4), 2008: a negative drawn with expected count Q counts exp(logit) / Q. Yi et al., "Sampling-bias-corrected
+neural modeling for large corpus item recommendations", RecSys 2019, for log Q; Hidasi & Karatzoglou, "Recurrent neural
+networks with top-k gains", CIKM 2018, for negatives shared by a batch and drawn from powers of the items' counts.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@final
+class NegativeSampler:
+    """Draws items with probability proportional to counts ** alpha, with replacement.
+
+    Args:
+        counts: [vocabulary] how often each item was seen, not negative; an item of count 0 is never drawn unless
+            alpha is 0.
+        alpha: 0 is uniform, 1 as often as seen.
+    """
+
+    def __init__(self, counts: Tensor, alpha: float = 0.75) -> None:
+        weights = counts.double().pow(alpha)
+        if counts.dim() != 1 or not bool((counts >= 0).all()) or not float(weights.sum()) > 0:
+            raise ValueError(f"counts must be [vocabulary], none negative and not all zero, not {list(counts.shape)}")
+        self.log_share = (weights / weights.sum()).log()  # [vocabulary] float64
+        self._until = weights.cumsum(0)
+
+    def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Items, int64 [count], and the log of how often each is expected among so many, float32 [count]."""
+        at = torch.rand(count, generator=rng, dtype=torch.float64) * self._until[-1]
+        items = torch.searchsorted(self._until, at, right=True)
+        items = items.clamp_(max=int((self.log_share > -torch.inf).nonzero()[-1]))  # rounding at the very end
+        return items, (self.log_share[items] + torch.tensor(float(count)).log()).float()
+
+
+def sampled_softmax_loss(
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    negatives: Tensor,
+    log_q: Tensor,
+    *,
+    sparse: bool = False,
+) -> Tensor:
+    """Mean cross-entropy, in nats, of the targets against the negatives.
+
+    The sum over negatives of exp(logit - log_q) is, in expectation, the sum over all items but the target, whose own
+    logit is exact: as negatives grow in number, loss and gradient approach those of the full softmax. A negative that
+    is a row's own target does not count for that row.
+
+    Args:
+        h: [tokens, width].
+        weight: [vocabulary, width].
+        bias: [vocabulary] or None.
+        targets: int64 [tokens].
+        negatives: int64 [negatives], shared by all tokens; the same item may come twice.
+        log_q: [negatives] the log of each one's expected count.
+        sparse: the gradient of weight holds the rows met only, as that of nn.Embedding(sparse=True) does, in place of a
+            matrix of zeros per step; SparseAdam and SGD take it. That of bias is one number per item, and dense.
+
+    Raises:
+        ValueError: a shape does not fit.
+        IndexError: an item lies outside the vocabulary.
+    """
+    if h.dim() != 2 or h.shape[1:] != weight.shape[1:] or targets.shape != h.shape[:1] or not len(targets):
+        raise ValueError(
+            f"h [tokens, width], weight [vocabulary, width] and targets [tokens] do not fit: {list(h.shape)}, "
+            f"{list(weight.shape)}, {list(targets.shape)}"
+        )
+    if negatives.dim() != 1 or log_q.shape != negatives.shape:
+        raise ValueError(f"negatives and log_q must be [negatives], not {list(negatives.shape)} {list(log_q.shape)}")
+    items = torch.cat([targets, negatives])  # one look-up, so that a sparse gradient is one
+    rows = functional.embedding(items, weight, sparse=sparse)
+    own, others = rows.split([len(targets), len(negatives)])
+    chosen = (h * own).sum(1)  # [tokens]
+    logits = h @ others.T - log_q  # [tokens, negatives]
+    if bias is not None:
+        chosen, logits = chosen + bias[targets], logits + bias[negatives]
+    logits = logits.masked_fill(targets.unsqueeze(1) == negatives, float("-inf"))
+    everything = torch.cat([chosen.unsqueeze(1), logits], 1)
+    return (everything.logsumexp(1) - chosen).mean()

@@ -1,0 +1,80 @@
+"""Sampled softmax: its gradient approaches the full one, hits are masked, the sampler draws what it says."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from holdfast.parts.sampled_softmax import NegativeSampler, sampled_softmax_loss
+
+VOCABULARY, WIDTH, TOKENS = 31, 6, 5
+
+
+def case() -> tuple[Tensor, Tensor, Tensor, Tensor, NegativeSampler]:
+    rng = torch.Generator().manual_seed(0)
+    h, weight, bias = (
+        torch.randn(shape, generator=rng) for shape in ((TOKENS, WIDTH), (VOCABULARY, WIDTH), VOCABULARY)
+    )
+    targets = torch.tensor([0, 3, 3, 17, 30])
+    return h, weight, bias, targets, NegativeSampler(torch.arange(1, VOCABULARY + 1).float().flip(0), 0.75)
+
+
+def mean_gradient(negatives: int, draws: int) -> Tensor:
+    h, weight, bias, targets, sampler = case()
+    rng = torch.Generator().manual_seed(1)
+    total = torch.zeros_like(weight)
+    for _ in range(draws):
+        weight.requires_grad_()
+        items, log_q = sampler.draw(negatives, rng)
+        (gradient,) = torch.autograd.grad(sampled_softmax_loss(h, weight, bias, targets, items, log_q), weight)
+        total += gradient / draws
+    return total
+
+
+def test_expected_gradient_approaches_the_full_one() -> None:
+    """The bias falls as one over the number of negatives; 200 draws leave noise well below these bounds."""
+    h, weight, bias, targets, _ = case()
+    weight.requires_grad_()
+    (full,) = torch.autograd.grad(functional.cross_entropy(h @ weight.T + bias, targets), weight)
+    off = {n: ((mean_gradient(n, 200) - full).norm() / full.norm()).item() for n in (4, 32, 1024)}
+    assert off[4] > 2 * off[32] > 4 * off[1024]
+    assert off[1024] < 0.01
+
+
+def test_every_item_once_is_the_full_softmax() -> None:
+    """With every item as a negative of expected count 1, the target's own masked, nothing is left to chance."""
+    h, weight, bias, targets, _ = case()
+    loss = sampled_softmax_loss(h, weight, bias, targets, torch.arange(VOCABULARY), torch.zeros(VOCABULARY))
+    assert loss.item() == pytest.approx(functional.cross_entropy(h @ weight.T + bias, targets).item(), rel=1e-6)
+
+
+def test_sparse_gradient_holds_the_rows_met() -> None:
+    h, weight, bias, targets, sampler = case()
+    items, log_q = sampler.draw(8, torch.Generator().manual_seed(3))
+    weight.requires_grad_()
+    dense, sparse = (
+        torch.autograd.grad(sampled_softmax_loss(h, weight, bias, targets, items, log_q, sparse=way), weight)[0]
+        for way in (False, True)
+    )
+    assert sparse.is_sparse and sparse._nnz() == TOKENS + 8
+    assert torch.allclose(sparse.to_dense(), dense, atol=1e-7)
+
+
+def test_sampler_draws_by_powers_of_counts() -> None:
+    counts = torch.tensor([0.0, 1.0, 16.0, 81.0, 0.0])
+    items, log_q = NegativeSampler(counts, 0.5).draw(140_000, torch.Generator().manual_seed(0))
+    seen = torch.bincount(items, minlength=5)
+    assert seen[0] == seen[4] == 0
+    expected = torch.tensor([1.0, 4.0, 9.0]) * 10_000
+    assert ((seen[1:4] - expected).abs() < 5 * expected.sqrt()).all()  # five deviations
+    assert torch.allclose(log_q.exp(), torch.tensor([0, 1e4, 4e4, 9e4, 0])[items])
+
+
+def test_misuse_is_named() -> None:
+    h, weight, bias, targets, _ = case()
+    with pytest.raises(ValueError, match="counts must be"):
+        NegativeSampler(torch.zeros(3))
+    with pytest.raises(ValueError, match="do not fit"):
+        sampled_softmax_loss(h, weight[:, 1:], bias, targets, targets, targets.float())
+    with pytest.raises(ValueError, match="negatives and log_q"):
+        sampled_softmax_loss(h, weight, bias, targets, targets, targets[1:].float())
