@@ -66,6 +66,15 @@ def test_without_gradients_nothing_is_kept() -> None:
         assert not lstm_recomputed(case.x, case.weights(), chunk=5)[0].requires_grad
 
 
+def test_a_mask_changed_before_the_backward_pass_is_noticed() -> None:
+    case = variant_of(make(23, 4, 5, 19), "mask")
+    y, _ = lstm_recomputed(case.x.requires_grad_(), case.weights(), chunk=5, variant=case.variant)
+    assert case.variant.h_mask is not None
+    case.variant.h_mask.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 @pytest.mark.parametrize("chunk", [0, -3])
 def test_a_chunk_has_a_step(chunk: int) -> None:
     with pytest.raises(ValueError, match="at least one step"):

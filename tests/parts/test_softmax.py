@@ -239,3 +239,11 @@ def test_memory_does_not_grow_with_the_tokens() -> None:
     """The logits of all tokens would take 458 MiB, as would their gradients; a block is bounded by 23 MiB."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 40
+
+
+def test_lazily_negated_tensors_count_with_their_sign() -> None:
+    (h, weight, bias), targets = make(9, 5, 13)
+    assert bias is not None
+    plain = linear_cross_entropy(-h, -weight, -bias, targets)
+    lazy = linear_cross_entropy(*(torch._neg_view(t) for t in (h, weight, bias)), targets)  # pyright: ignore
+    torch.testing.assert_close(lazy, plain)

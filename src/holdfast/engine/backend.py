@@ -1,8 +1,8 @@
 """Which of three ways computes an LSTM call, and why: the one place that decides, and the record of its decisions.
 
-native     the C++ kernels: float32 on the CPU, the plain cell, ragged or not, either direction
-torch      torch.nn.LSTM's own operators: other devices (cuDNN) and dtypes, projections, autocast
-reference  the Python loop: everything that must be differentiable in ways no kernel is
+native     the C++ kernels: float32 on the CPU, every variant of the cell, ragged or not, either direction
+torch      torch.nn.LSTM's own operators: the plain or projected cell on other devices (cuDNN), in other dtypes, autocast
+reference  the Python loop: variants there; and everything that must be differentiable in ways no kernel is
 """
 
 from collections import Counter
@@ -40,16 +40,12 @@ _calls: Counter[Choice] = Counter()
 
 def choose(x: Tensor, weights: Weights, lengths: Tensor | None, variant: Variant) -> Choice:
     """The backend for one layer and direction."""
-    plain = variant.is_plain() and weights.input is not None and weights[3:] == NOTHING_MORE
-    choice = choose_for_stack(x, weights.recurrent, not plain)
-    # torch's operator where it does the same; it has neither ragged lengths nor variants.
-    only_torch = plain or (variant.is_plain() and weights.input is not None and weights[4:] == NOTHING_MORE[1:])
-    if choice.backend == "torch" and (lengths is not None or not only_torch):
+    # What torch.nn.LSTM knows too: W, R, a bias and a projection. Our operator does not know the projection.
+    torchs_own = variant.is_plain() and weights.input is not None and all(t is None for t in weights[4:])
+    choice = choose_for_stack(x, weights.recurrent, not torchs_own or weights.projection is not None)
+    if choice.backend == "torch" and (lengths is not None or not torchs_own):
         return Choice("reference", choice.reason)
     return choice
-
-
-NOTHING_MORE = (None,) * (len(Weights._fields) - 3)  # of weights beyond W, R and the bias
 
 
 def choose_for_stack(x: Tensor, weight: Tensor, more: bool) -> Choice:

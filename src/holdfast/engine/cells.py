@@ -152,7 +152,8 @@ def zoneout_masks(zoneout: Zoneout, number: Tensor | int, c: Tensor) -> tuple[Te
     counter = torch.arange(batch * units).view(batch, units) & _WORD
     word = mixed(mixed(counter ^ first) + second & _WORD)
     other = mixed(word + second & _WORD)
-    return ((word >> 8) < int(zoneout.h * 2**24)).to(c), ((other >> 8) < int(zoneout.c * 2**24)).to(c)
+    keep_h, keep_c = (torch.tensor([zoneout.h, zoneout.c]) * 2**24).long()  # of float32, as the kernels have them
+    return ((word >> 8) < keep_h).to(c), ((other >> 8) < keep_c).to(c)
 
 
 _WORD = 0xFFFFFFFF

@@ -27,15 +27,16 @@ def lstm(
 
     Args:
         x: [time, batch, features], any strides.
-        weights: W [4 * hidden, features], R [4 * hidden, hidden], the bias [4 * hidden] or None, the projection or
-            None; rows in gate order i, f, g, o.
+        weights: W [4 * hidden, features], R [4 * hidden, hidden], the bias [4 * hidden] or None, and what a variant has
+            more, see `Weights`; rows in gate order i, f, g, o.
         state: (h, c), each [batch, hidden]; zeros where it is None.
         lengths: [batch] int64 on the CPU: how many steps each row really has, in any order, 0 allowed. Past a row's
             length x is never read and y is zero.
         reverse: run every row from its own last step to its first.
+        variant: what makes the cell another than the plain one, beside its weights.
 
     Returns:
-        y [time, batch, hidden] and the state after each row's own last step.
+        y [time, batch, hidden], or with a projection as wide as that, and the state after each row's own last step.
 
     Raises:
         ValueError: a shape or a length does not fit; the message says which.

@@ -20,7 +20,7 @@ class LSTM(nn.LSTM):
     """A drop-in for torch.nn.LSTM: the same constructor, arguments, results, errors, parameters and state_dict.
 
     See torch.nn.LSTM for the arguments. The result's state is a State, a named tuple (h, c). Where the native kernels
-    cannot take a call (another device or dtype, a projection, autocast) torch's own operator does, and
+    cannot take a call (another device or dtype, autocast) torch's own operator does, and
     holdfast.backend_report() says so.
     """
 

@@ -81,19 +81,23 @@ class RecomputedLSTM(torch.autograd.Function):
             y[first : first + len(part)], h, c, _ = native.forward(
                 part, weights, h, c, lengths, reverse=False, keep=False, variant=variant
             )
-        ctx.save_for_backward(x, args[2], args[3], *flat, *borders)
+        ctx.save_for_backward(chunks.variant.h_mask, x, args[2], args[3], *flat, *borders)
         ctx.set_materialize_grads(False)
         ctx.chunks = chunks
         return y, h, c
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved, chunks, wanted = ctx.saved_tensors, ctx.chunks, ctx.needs_input_grad[1:]
+        mask, *saved = ctx.saved_tensors  # the mask, so that autograd notices when it is changed meanwhile
+        chunks = ctx.chunks._replace(variant=ctx.chunks.variant._replace(h_mask=mask))
+        wanted = ctx.needs_input_grad[1:]
         count_of_inputs = 3 + len(Weights._fields)
         inputs, borders = saved[:count_of_inputs], saved[count_of_inputs:]
         if torch.is_grad_enabled() or tangents_are_possible():
             if chunks.variant.zoneout.seed is not None:
-                raise NotImplementedError("the gradient of a gradient of zoneout drawn chunk by chunk")
+                raise NotImplementedError(
+                    "lstm_recomputed has no gradient of a gradient where zoneout is drawn: holdfast.lstm has"
+                )
             flat = pull_back(grads, inputs, chunks.lengths, False, chunks.variant)
         else:
             flat = chunked_backward(grads, inputs, borders, chunks, wanted[0])
@@ -102,8 +106,8 @@ class RecomputedLSTM(torch.autograd.Function):
 
 def chunked_backward(
     grads: tuple[Tensor | None, ...],
-    inputs: tuple[Tensor | None, ...],
-    borders: tuple[Tensor | None, ...],
+    inputs: list[Tensor | None],
+    borders: list[Tensor | None],
     chunks: Chunks,
     need_x: bool,
 ) -> tuple[Tensor | None, ...]:

@@ -69,6 +69,11 @@ def obstacle(h: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     return None if library.available() else library.why_not()
 
 
+def lying(t: Tensor) -> Tensor:
+    """The tensor as it is meant, row-major in memory: its sign may be pending."""
+    return t.detach().resolve_neg().contiguous()
+
+
 def cross_entropy(
     h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float, scale: float, wanted: Wanted
 ) -> Losses:
@@ -77,8 +82,8 @@ def cross_entropy(
     targets int64 [tokens] within the vocabulary. Beside the results a call holds 23 MiB of logits at most, or 16
     tokens' where those are more, and three times 128 rows of h or of its gradient.
     """
-    h, weight, targets = h.detach().float().contiguous(), weight.detach().contiguous(), targets.contiguous()
-    bias = None if bias is None else bias.detach().contiguous()
+    h, weight, targets = lying(h).float(), lying(weight), targets.contiguous()
+    bias = None if bias is None else lying(bias)
     facts = h.new_empty((4, len(h)))
     dh = torch.empty_like(h) if wanted.h else None
     dweight = torch.empty_like(weight) if wanted.weight else None

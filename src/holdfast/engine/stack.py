@@ -39,6 +39,14 @@ class Skip(nn.Module):
         return torch.lerp(carried, y, self.transform(x).sigmoid())
 
 
+def without_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """x [time, batch, ...] with zeros past each row's length."""
+    if lengths is None:
+        return x
+    runs = torch.arange(x.shape[0]).unsqueeze(1) < lengths  # [time, batch]
+    return torch.where(runs.unsqueeze(-1).to(x.device), x, torch.zeros_like(x))
+
+
 @final
 class LSTMStack(nn.Module):
     """A stack of recurrent layers.
@@ -118,14 +126,12 @@ class LSTMStack(nn.Module):
             raise ValueError(f"x must have three axes (time, batch, features), not {list(x.shape)}")
         if self.batch_first:
             x, resets = x.transpose(0, 1), None if resets is None else resets.T
-        after: list[State] = []
         if lengths is not None:
             check_lengths(lengths, x)
-            runs = (torch.arange(x.shape[0]).unsqueeze(1) < lengths).unsqueeze(-1).to(x.device)  # [time, batch, 1]
+        after: list[State] = []
         for number, skip in enumerate(self.skips):
-            if lengths is not None and isinstance(skip, Skip):  # a skip reads, and shows, what stands past a row's end
-                x = torch.where(runs, x, torch.zeros_like(x))  # pyright: ignore[reportPossiblyUnboundVariable]
-            x = self.drop(x)
+            # A layer never reads what stands past a row's end, but a skip does.
+            x = self.drop(without_padding(x, lengths) if isinstance(skip, Skip) else x)
             outputs: list[Tensor] = []
             for direction in range(self.directions):
                 place = number * self.directions + direction
@@ -135,8 +141,8 @@ class LSTMStack(nn.Module):
                 after.append(last)
             y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
             x = skip(x, y) if isinstance(skip, Skip) else y
-        if lengths is not None and self.connection is not Connection.PLAIN:
-            x = torch.where(runs, x, torch.zeros_like(x))  # pyright: ignore[reportPossiblyUnboundVariable]
+        if self.connection is not Connection.PLAIN:
+            x = without_padding(x, lengths)
         return (x.transpose(0, 1) if self.batch_first else x), after
 
     def drop(self, x: Tensor) -> Tensor:
