@@ -111,22 +111,34 @@ def duration(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(ours: Callable[[], object], rival: Callable[[], object], seconds: float) -> tuple[Timing, Timing]:
-    """Alternate the two for about so long, at least five runs each after two for warming up."""
+def compare(
+    ours: Callable[[], object], rival: Callable[[], object], seconds: float, pause: float = 0.0
+) -> tuple[Timing, Timing]:
+    """Alternate the two for about so long, at least five runs each after two for warming up.
+
+    `pause`: seconds before each run, for threads of the other side that go on spinning for a while.
+    """
     for _ in range(2):
         ours()
         rival()
-    pair = duration(ours) + duration(rival)
+    pair = duration(ours) + duration(rival) + 2 * pause
     runs = max(5, min(400, int(seconds / pair)))
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(runs):
-        times[0].append(duration(ours))
-        times[1].append(duration(rival))
+        for work, found in zip((ours, rival), times, strict=True):
+            time.sleep(pause)
+            found.append(duration(work))
     return timing(times[0]), timing(times[1])
 
 
 def row(
-    case: str, threads: int, flops: float, ours: Callable[[], object], rival: Callable[[], object], seconds: float
+    case: str,
+    threads: int,
+    flops: float,
+    ours: Callable[[], object],
+    rival: Callable[[], object],
+    seconds: float,
+    pause: float = 0.0,
 ) -> Row:
     """Compare; where something else took the machine away meanwhile, again, up to three times, and keep the calmest.
 
@@ -134,7 +146,7 @@ def row(
     """
     tries: list[tuple[Timing, Timing]] = []
     while len(tries) < 3 and not (tries and max(t.spread for t in tries[-1]) < CALM):
-        tries.append(compare(ours, rival, seconds))
+        tries.append(compare(ours, rival, seconds, pause))
     mine, theirs = min(tries, key=lambda pair: pair[0].spread + pair[1].spread)
     return Row(case, threads, mine, theirs, theirs.median_ms / mine.median_ms, flops / mine.median_ms / 1e6)
 

@@ -59,10 +59,28 @@ def write_recording(folder: Path, seed: int) -> Path:
     return path
 
 
+def write_events(folder: Path, seed: int) -> Path:
+    """Sixty visitors who each go through one of two shelves in its order, the rows of all mixed in time."""
+    dice = np.random.default_rng(seed)
+    shelves = [[f"a{n}" for n in range(6)], [f"b{n}" for n in range(6)]]
+    rows: list[tuple[float, str, str]] = []
+    for visitor in range(60):
+        shelf, start = shelves[visitor % 2], int(dice.integers(2))
+        times = np.sort(dice.uniform(0, 1e6, size=5))
+        rows += [(float(t), f"v{visitor}", shelf[(start + n) % 6]) for n, t in enumerate(times)]
+    path = folder / "events.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["when", "visitor", "product"])
+        table.writerows((f"{when:.2f}", visitor, product) for when, visitor, product in sorted(rows))
+    return path
+
+
 QUICK = Recipe(steps=30, batch=16, learning_rate=5e-3, validate_every=10)
 CONTRACTS = [
     Contract(
         "forecast", {"hidden": 9, "members": 1, "horizon": 5, "context": 24}, replace(QUICK, steps=90), 5, write_series
     ),
+    Contract("recommend", {"hidden": 16, "width": 16, "dropout": 0.1}, replace(QUICK, steps=120), 120, write_events),
     Contract("activity", {"hidden": 7, "filters": 9}, QUICK, 4, write_recording),
 ]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # task -> (module, class, summary)
 APPLICATIONS: dict[str, tuple[str, str, str]] = {
     "forecast": ("forecast", "Forecaster", "series in, quantiles of their future out"),
+    "recommend": ("recommend", "Recommender", "events of users in, ranked next items out, for new users too"),
     "activity": (
         "activity",
         "ActivityRecognizer",

@@ -3,16 +3,17 @@
 import csv
 import gzip
 import io
+import itertools
 import json
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import narwhals as nw
 import polars as pl
 
-from .errors import DataError, SettingError
+from .errors import DataError, SettingError, did_you_mean
 
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-", "?"]  # how people write "no value"
 LOOKED_AT = 10_000  # rows whose types stand for all, as long as they do
@@ -99,6 +100,25 @@ def as_utf8(raw: bytes) -> bytes:
     return raw
 
 
+def choose_column(
+    names: Sequence[str], given: str | None, known: Sequence[str], where: str, endings: Sequence[str] = ("id",)
+) -> str | None:
+    """The column a user named, or the first known name among a table's columns, whatever its spelling.
+
+    A known name may also carry one of the ``endings``: "user" stands for "User ID" too.
+    """
+    if given is not None:
+        if given not in names:
+            raise DataError(f"{where} has no column {given!r}{did_you_mean(given, names)}")
+        return given
+    plain = {name: "".join(letter for letter in name.lower() if letter.isalnum()) for name in names}
+    for wanted in known:
+        for name, spelled in plain.items():
+            if spelled in (wanted, *(f"{wanted}{ending}" for ending in endings)):
+                return name
+    return None
+
+
 def refuse_ragged(raw: bytes, delimiter: str) -> None:
     """Raise DataError naming the first row that has more cells than the header."""
     rows = csv.reader(io.StringIO(raw.decode("utf-8-sig"), newline=""), delimiter=delimiter)
@@ -109,6 +129,29 @@ def refuse_ragged(raw: bytes, delimiter: str) -> None:
                 f"row {number} has {len(cells)} cells, the header has {width}",
                 hint=f"quote cells that hold a {delimiter!r}, or drop what is too many",
             )
+
+
+def arriving(source: BinaryIO) -> Iterator[bytes]:
+    """Bytes as they come in, without waiting for a full buffer."""
+    read1 = getattr(source, "read1", None)
+    while data := (read1(65536) if read1 is not None else source.readline()):
+        yield data
+
+
+def arriving_lines(source: BinaryIO) -> Iterator[tuple[bytes, list[bytes], int]]:
+    """A table that is still being written: (header line, the complete lines that came, line number of the first)."""
+    header, rest, row = b"", b"", 2
+    for data in itertools.chain(arriving(source), [b""]):
+        *lines, rest = ((rest + data) if data else (rest + b"\n")).split(b"\n")
+        lines = [line for line in lines if line.strip()]
+        if not header and lines:
+            header, *lines = lines
+        if lines:
+            yield header, lines, row
+            row += len(lines)
+    if row == 2:
+        but = f" but a header, {header.decode(errors='replace').strip()[:60]!r}" if header else ""
+        raise DataError(f"standard input held no rows{but}", hint="a header line, then one row after the other")
 
 
 def parse(raw: bytes, delimiter: str, look_at: int | None, *, dates: bool) -> pl.DataFrame:

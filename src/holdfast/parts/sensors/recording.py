@@ -6,7 +6,6 @@ column that is none of these is a channel.
 """
 
 import dataclasses
-import itertools
 import logging
 import math
 import re
@@ -18,8 +17,8 @@ from typing import Any, BinaryIO, Self, TypeGuard
 import numpy as np
 import polars as pl
 
-from ..errors import DataError, did_you_mean
-from ..table import MISSING, read_table
+from ..errors import DataError
+from ..table import MISSING, arriving_lines, choose_column, read_table
 from .resampling import SLOWEST
 
 log = logging.getLogger("holdfast")
@@ -30,6 +29,7 @@ LABELS = ("label", "activity", "class", "target", "annotation", "activityname", 
 PEOPLE = ("person", "subject", "user", "participant", "volunteer", "wearer", "patient")
 RECORDINGS = ("recording", "session", "trial", "experiment", "file")
 UNITS = {"ms": 1e3, "us": 1e6, "ns": 1e9}  # time columns whose name ends so: "time_ms", "timestamp (ns)"
+ENDS = ("id", "s", "sec", *UNITS)  # what may follow a known name
 UNNAMED = re.compile(r"(Unnamed: \d+.*)?")  # the header of an index that pandas wrote, or of a comma too many
 COUNTED = 50  # rows from which on a column that does nothing but count them is taken for an index
 
@@ -93,32 +93,18 @@ class Columns:
 
     def find(self, names: Sequence[str], where: str) -> "Columns":
         """The columns of one table. Raises DataError where a named one is missing or nothing tells the time."""
-        time = choose(names, self.time, TIMES, where)
+        time = choose_column(names, self.time, TIMES, where, ENDS)
         if self.rate is None and time is None:
             hint = "name it with --time-column, or give --source-rate, the samples per second"
             raise DataError(f"{where} has no time column among {', '.join(names)}", hint=hint)
         return Columns(
             time,
-            choose(names, self.label, LABELS, where),
-            choose(names, self.person, PEOPLE, where),
-            choose(names, self.recording, RECORDINGS, where),
+            choose_column(names, self.label, LABELS, where, ENDS),
+            choose_column(names, self.person, PEOPLE, where, ENDS),
+            choose_column(names, self.recording, RECORDINGS, where, ENDS),
             self.rate,
             self.unit,
         )
-
-
-def choose(names: Sequence[str], given: str | None, known: Sequence[str], where: str) -> str | None:
-    """The column a user named, or the first known name among a table's columns, whatever its spelling."""
-    if given is not None:
-        if given not in names:
-            raise DataError(f"{where} has no column {given!r}{did_you_mean(given, names)}")
-        return given
-    plain = {name: "".join(letter for letter in name.lower() if letter.isalnum()) for name in names}
-    for wanted in known:
-        for name, spelled in plain.items():
-            if spelled in (wanted, f"{wanted}id", *(f"{wanted}{unit}" for unit in ("s", "sec", *UNITS))):
-                return name
-    return None
 
 
 # --- from files and frames ------------------------------------------------------------------------------------------
@@ -339,22 +325,12 @@ def read_lines(source: BinaryIO, columns: Columns) -> Iterator[Recording]:
 
     Raises DataError where it ends without a row.
     """
-    header, rest, row, taken = b"", b"", 2, 0
-    for data in itertools.chain(arriving(source), [b""]):
-        *lines, rest = ((rest + data) if data else (rest + b"\n")).split(b"\n")
-        lines = [line for line in lines if line.strip()]
-        if not header and lines:
-            header, *lines = lines
-        if lines:
-            delimiter = chr(max(b",;\t|", key=header.count))
-            table = parse(header + b"\n" + b"\n".join(lines), delimiter, row)
-            for piece in from_table(table, columns, "standard input", "", row):
-                shift = taken / columns.rate if columns.rate is not None else 0.0
-                yield dataclasses.replace(piece, times=piece.times + shift)
-            taken, row = taken + len(lines), row + len(lines)
-    if not taken:
-        but = f" but a header, {header.decode(errors='replace').strip()[:60]!r}" if header else ""
-        raise DataError(f"standard input held no rows{but}", hint="a header line, then one row per instant")
+    for header, lines, row in arriving_lines(source):
+        delimiter = chr(max(b",;\t|", key=header.count))
+        table = parse(header + b"\n" + b"\n".join(lines), delimiter, row)
+        for piece in from_table(table, columns, "standard input", "", row):
+            shift = (row - 2) / columns.rate if columns.rate is not None else 0.0
+            yield dataclasses.replace(piece, times=piece.times + shift)
 
 
 def parse(raw: bytes, delimiter: str, row: int) -> pl.DataFrame:
@@ -365,10 +341,3 @@ def parse(raw: bytes, delimiter: str, row: int) -> pl.DataFrame:
         )
     except pl.exceptions.PolarsError as error:
         raise DataError(f"standard input, from row {row}: {error}") from None
-
-
-def arriving(source: BinaryIO) -> Iterator[bytes]:
-    """Bytes as they come in, without waiting for a full buffer."""
-    read1 = getattr(source, "read1", None)
-    while data := (read1(65536) if read1 is not None else source.readline()):
-        yield data

@@ -1,0 +1,1 @@
+"""Events: who did something with what, and when."""

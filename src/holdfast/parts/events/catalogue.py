@@ -1,0 +1,121 @@
+"""What is known of the items before any network learns: their names, how often each came, and what follows what.
+
+The rules are the sequential rules of Ludewig & Jannach, "Evaluation of session-based recommendation algorithms", User
+Modeling and User-Adapted Interaction 28, 2018, section 3.3: a Markov chain that also sees a few events further. What an
+LSTM cannot learn of an item that came a handful of times can still be counted.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .history import History
+
+REACH = 10  # events ahead that count as following
+FADING = 0.7  # by which each event further counts less
+MOST_FOLLOWERS = 500  # of an item, the strongest
+LOOKED_BACK = 20  # last events whose followers are put together, the n-th from the end with weight 1 / n
+
+
+@dataclass(frozen=True)
+class Followers:
+    """For every item the items that follow it, and how strongly."""
+
+    starts: np.ndarray  # [items + 2] int64: the followers of item n stand at starts[n]..starts[n + 1]
+    items: np.ndarray  # [followers] int32, none twice in an item's own
+    weights: np.ndarray  # [followers] float32
+
+    def after(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """(items, weights) of what follows one."""
+        own = slice(self.starts[item], self.starts[item + 1])
+        return self.items[own], self.weights[own]
+
+    def link(self, item: int, follower: int) -> float:
+        """How strongly one item is followed by another."""
+        items, weights = self.after(item)
+        place = np.flatnonzero(items == follower)
+        return float(weights[place[0]]) if place.size else 0.0
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Facts found in the training histories. Items are numbered from 1; 0 is one that was never met."""
+
+    items: tuple[str, ...]
+    counts: np.ndarray  # [items + 1] int64, that of 0 is 0
+    rules: Followers  # within REACH events, weighed
+    chain: Followers  # what came next, counted: the Markov chain, which is a baseline only
+    share: float = 0.0  # of the rules in the answer, found on the validation histories
+
+    @functools.cached_property
+    def numbers(self) -> dict[str, int]:
+        return {item: number for number, item in enumerate(self.items, start=1)}
+
+    def numbered(self, items: Sequence[str]) -> np.ndarray:
+        """[events] int64."""
+        return np.array([self.numbers.get(item, 0) for item in items], dtype=np.int64)
+
+    @property
+    def popularity(self) -> np.ndarray:
+        """[items + 1] float32, adding up to 1."""
+        return (self.counts / self.counts.sum()).astype(np.float32)
+
+    def by_rules(self, pasts: Sequence[np.ndarray], looked_back: int = LOOKED_BACK) -> np.ndarray:
+        """Probabilities of the next item, [pasts, items + 1] float32; zeros where no rule says anything.
+
+        ``pasts`` are item numbers in the order of time.
+        """
+        found = np.zeros((len(pasts), len(self.counts)), dtype=np.float32)
+        for row, past in zip(found, pasts, strict=True):
+            for back, item in enumerate(past[::-1][:looked_back].tolist(), start=1):
+                items, weights = self.rules.after(item)
+                row[items] += weights / back
+        return found / np.maximum(found.sum(axis=1, keepdims=True), 1e-30)
+
+    def by_chain(self, pasts: Sequence[np.ndarray]) -> np.ndarray:
+        """The first-order Markov chain: how often each item came right after the last one, [pasts, items + 1]."""
+        found = np.zeros((len(pasts), len(self.counts)), dtype=np.float32)
+        for row, past in zip(found, pasts, strict=True):
+            items, counts = self.chain.after(int(past[-1]) if len(past) else 0)
+            row[items] = counts
+        return found / np.maximum(found.sum(axis=1, keepdims=True), 1e-30)
+
+
+def catalogue_of(histories: Sequence[History]) -> Catalogue:
+    """All items of some histories, the most frequent first."""
+    events = [item for one in histories for item in one.items]
+    names, flat, counts = np.unique(np.array(events), return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    number = np.empty(len(names), dtype=np.int64)
+    number[order] = np.arange(1, len(names) + 1)
+    owners = np.repeat(np.arange(len(histories)), [len(one) for one in histories])
+    items, count = number[flat], len(names)
+    rules, chain = (followers_of(items, owners, count, reach) for reach in (REACH, 1))
+    sums = np.bincount(np.repeat(np.arange(count + 1), np.diff(rules.starts)), rules.weights, minlength=count + 1)
+    # Over the square root of their sum: between a count, which favours what is frequent, and a probability, which
+    # trusts what came once.
+    weights = rules.weights / np.sqrt(np.repeat(sums, np.diff(rules.starts)))
+    rules = Followers(rules.starts, rules.items, weights.astype(np.float32))
+    return Catalogue(tuple(names[order].tolist()), np.concatenate([[0], counts[order]]), rules, chain)
+
+
+def followers_of(items: np.ndarray, owners: np.ndarray, count: int, reach: int) -> Followers:
+    """What follows what within some events of one user: the sum of FADING ** (distance - 1) over all occurrences.
+
+    ``items`` and ``owners`` [events] are those of all users, one after the other.
+    """
+    pairs, weights = np.empty(0, dtype=np.int64), np.empty(0)
+    for distance in range(1, reach + 1):
+        same = owners[distance:] == owners[:-distance]
+        found = (items[:-distance] * (count + 1) + items[distance:])[same]
+        pairs, place = np.unique(np.concatenate([pairs, found]), return_inverse=True)
+        fresh = np.full(len(found), FADING ** (distance - 1))
+        weights = np.bincount(place, np.concatenate([weights, fresh]), minlength=len(pairs))
+    before, after = pairs // (count + 1), pairs % (count + 1)
+    strongest = np.lexsort((-weights, before))
+    rank = np.arange(len(strongest)) - np.searchsorted(before[strongest], before[strongest])
+    kept = np.sort(strongest[rank < MOST_FOLLOWERS])
+    starts = np.searchsorted(before[kept], np.arange(count + 2))
+    return Followers(starts.astype(np.int64), after[kept].astype(np.int32), weights[kept].astype(np.float32))
