@@ -35,6 +35,8 @@ _HOMES = {
     "Model": "training.model",
     "Forecaster": "apps.forecast",
     "ActivityRecognizer": "apps.activity",
+    "LanguageModel": "apps.language",
+    "Recommender": "apps.recommend",
     "load": "apps",
 }
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  the table above is the list
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from .apps import load as load
     from .apps.activity import ActivityRecognizer as ActivityRecognizer
     from .apps.forecast import Forecaster as Forecaster
+    from .apps.language import LanguageModel as LanguageModel
+    from .apps.recommend import Recommender as Recommender
     from .engine import LSTM as LSTM
     from .engine import Cell as Cell
     from .engine import Connection as Connection

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.apps import application
+from holdfast.parts.text.made_up import story
 from holdfast.training.application import Application, Recipe
 
 
@@ -19,6 +20,7 @@ class Contract:
     recipe: Recipe
     examples: int
     write: Callable[[Path, int], Path]  # (folder, seed) -> a file that the application reads, with answers
+    reads_text: bool = False  # then any text will do
 
     @property
     def kind(self) -> Any:
@@ -59,6 +61,14 @@ def write_recording(folder: Path, seed: int) -> Path:
     return path
 
 
+def write_story(folder: Path, seed: int) -> Path:
+    """Some hundred sentences."""
+    dice = np.random.default_rng(seed)
+    path = folder / "story.txt"
+    path.write_text("".join(story(dice) for _ in range(20)), encoding="utf-8")
+    return path
+
+
 def write_events(folder: Path, seed: int) -> Path:
     """Sixty visitors who each go through one of two shelves in its order, the rows of all mixed in time."""
     dice = np.random.default_rng(seed)
@@ -78,6 +88,14 @@ def write_events(folder: Path, seed: int) -> Path:
 
 QUICK = Recipe(steps=30, batch=16, learning_rate=5e-3, validate_every=10)
 CONTRACTS = [
+    Contract(
+        "language",
+        {"unit": "words", "width": 16, "hidden": 16, "back": 12, "length": 20, "dropout": 0.1, "weight_drop": 0.1},
+        replace(QUICK, steps=60, batch=8, average=0.0),
+        40,
+        write_story,
+        reads_text=True,
+    ),
     Contract(
         "forecast", {"hidden": 9, "members": 1, "horizon": 5, "context": 24}, replace(QUICK, steps=90), 5, write_series
     ),

@@ -222,7 +222,7 @@ def test_reading_what_is_not_there_or_not_data_is_a_data_error(contract: Contrac
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "noise.csv").write_bytes(bytes(range(256)) * 20)
     (tmp_path / "header.csv").write_text("a,b,c\n")
-    for name in ("absent.csv", "empty.csv", "noise.csv", "header.csv"):
+    for name in ("absent.csv", "empty.csv", "noise.csv", *(() if contract.reads_text else ("header.csv",))):
         with pytest.raises(DataError):
             contract.small().read(tmp_path / name)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # task -> (module, class, summary)
 APPLICATIONS: dict[str, tuple[str, str, str]] = {
+    "language": ("language", "LanguageModel", "text in, its continuation, perplexity and surprise per token out"),
     "forecast": ("forecast", "Forecaster", "series in, quantiles of their future out"),
     "recommend": ("recommend", "Recommender", "events of users in, ranked next items out, for new users too"),
     "activity": (
@@ -24,7 +25,13 @@ APPLICATIONS: dict[str, tuple[str, str, str]] = {
     ),
 }
 
-EXTRAS = {"polars": "data", "narwhals": "data", "pyarrow": "data", "matplotlib": "plots"}  # package -> what brings it
+EXTRAS = {
+    "polars": "data",
+    "narwhals": "data",
+    "pyarrow": "data",
+    "matplotlib": "plots",
+    "tokenizers": "text",
+}  # package -> what brings it
 
 
 def application(task: str) -> Any:

@@ -150,13 +150,17 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
         count = int(counted.sum())
         if count == 0:  # nothing but items that were never met
             return Loss(vectors.sum() * 0, 0)
+        if not net.training:
+            return Loss(net.log_places(vectors[counted], batch.targets[counted]).sum(), count)
         return Loss(net.loss(vectors[counted], batch.targets[counted]), count)
 
     def calibrate(self, net: nn.Module, codec: Catalogue, examples: Sequence[History]) -> Catalogue:
-        """The share of the rules in the answer that gives the best NDCG."""
+        """The temperature of least log loss, then the share of the rules that gives the best NDCG."""
         assert isinstance(net, NextItem)
-        share = judging.best_share(Answering(net, codec, self.repeat), examples)
-        return dataclasses.replace(codec, share=share)
+        plain = dataclasses.replace(codec, temperature=1.0)
+        warm = judging.best_temperature(Answering(net, plain, self.repeat), examples)
+        codec = dataclasses.replace(codec, temperature=warm)
+        return dataclasses.replace(codec, share=judging.best_share(Answering(net, codec, self.repeat), examples))
 
     # --- answering ----------------------------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ class Answering:
         ``share`` of the rules; None: as calibrated. Of whom nothing is known gets what is popular.
         """
         share = self.codec.share if share is None else share
-        found = self.net.probabilities(vectors).numpy()
+        found = (self.net.logits(vectors) / self.codec.temperature).softmax(-1).numpy()
         if share > 0:
             rules = self.codec.by_rules(pasts)
             silent = rules.sum(axis=1, keepdims=True) == 0  # no rule says anything: the network answers alone

@@ -47,7 +47,8 @@ class Catalogue:
     counts: np.ndarray  # [items + 1] int64, that of 0 is 0
     rules: Followers  # within REACH events, weighed
     chain: Followers  # what came next, counted: the Markov chain, which is a baseline only
-    share: float = 0.0  # of the rules in the answer, found on the validation histories
+    temperature: float = 1.0  # by which the network's logits are divided; like share found on the validation histories
+    share: float = 0.0  # of the rules in the answer
 
     @functools.cached_property
     def numbers(self) -> dict[str, int]:

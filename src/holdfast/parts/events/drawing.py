@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..sensors.timeline import figure_of
+from ..drawing import figure_of
 from .history import History
 from .ranking import Ranking
 

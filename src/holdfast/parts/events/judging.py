@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .answering import Answering
 from .history import History
 from .ranking import measures, places
 
 SHARES = np.linspace(0.0, 1.0, 21)  # of the rules, tried on the validation histories
+TEMPERATURES = np.geomspace(0.5, 8.0, 25)
 ENOUGH = 5000  # of them
 
 Score = Callable[[Tensor, Sequence[np.ndarray]], np.ndarray]
@@ -68,6 +71,19 @@ def judge(answering: Answering, histories: Sequence[History]) -> dict[str, dict[
     }
     questions = questions_of(answering, histories)
     return {who: measures(place) for who, place in placed(answering, questions, ways).items()}
+
+
+@torch.inference_mode()
+def best_temperature(answering: Answering, histories: Sequence[History]) -> float:
+    """By what the network's logits are to be divided, so that its probabilities are honest: that of least log loss."""
+    questions = questions_of(answering, histories[:: -(-len(histories) // ENOUGH)])
+    losses = np.zeros(len(TEMPERATURES))
+    for block in answering.blocks(len(questions.pasts)):
+        answers = torch.from_numpy(questions.answers[block])
+        logits = answering.net.logits(answering.last_vectors(questions.pasts[block]))[answers > 0]
+        for n, temperature in enumerate(TEMPERATURES.tolist()):
+            losses[n] += float(functional.cross_entropy(logits / temperature, answers[answers > 0], reduction="sum"))
+    return float(TEMPERATURES[losses.argmin()])
 
 
 def best_share(answering: Answering, histories: Sequence[History]) -> float:

@@ -19,6 +19,7 @@ from ..sampled_softmax import NegativeSampler, sampled_softmax_loss
 from ..softmax import Reduction, linear_cross_entropy
 
 LARGEST_FULL = 60_000  # items up to which every item is a negative of every event
+BLOCK = 1 << 23  # logits held at once
 
 
 class Memory(NamedTuple):
@@ -93,11 +94,24 @@ class NextItem(nn.Module):
         drawn = NegativeSampler(counts, self.alpha).draw(self.negatives, dice)
         return sampled_softmax_loss(vectors, weight, bias, targets, *drawn) * len(targets)
 
-    def probabilities(self, vectors: Tensor) -> Tensor:
-        """[batch, width] -> [batch, items + 1], nothing for item 0."""
+    def logits(self, vectors: Tensor) -> Tensor:
+        """[batch, width] -> [batch, items + 1], -inf for item 0."""
         logits = functional.linear(vectors, self.embedding.weight, self.bias)
         logits[:, 0] = float("-inf")
-        return logits.softmax(-1)
+        return logits
+
+    def log_places(self, vectors: Tensor, targets: Tensor) -> Tensor:
+        """The log of each target's place among all items, the best 1: [events].
+
+        What ranking is about: a network too sure of itself is not worse for it, as by cross-entropy it would be.
+        """
+        step = max(1, BLOCK // len(self.bias))
+        places: list[Tensor] = []
+        for first in range(0, len(targets), step):
+            logits = self.logits(vectors[first : first + step])
+            own = logits.gather(1, targets[first : first + step].unsqueeze(1))
+            places.append((logits > own).sum(1))
+        return (torch.cat(places) + 1).log()
 
 
 def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

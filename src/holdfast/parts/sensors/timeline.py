@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import MissingExtraError
+from ..drawing import figure_of
 from .recording import Recording
 
 if TYPE_CHECKING:
@@ -122,15 +122,6 @@ def draw_timelines(recordings: Sequence[Recording], timelines: Sequence[Timeline
         truth, guess = seconds_of(known)
         draw_confusion(panels[-1].subplots(), truth, guess, labels)
     return figure
-
-
-def figure_of() -> "type[Figure]":
-    """matplotlib's Figure, which opens no window and keeps nothing global."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plots", "a picture") from None
-    return Figure
 
 
 def palette(count: int) -> list[str]:

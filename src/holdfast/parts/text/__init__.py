@@ -1,0 +1,1 @@
+"""Text: files of any size, tokens and back, networks of words, sampling."""

@@ -1,0 +1,82 @@
+"""A network that reads tokens and tells the next one.
+
+The regularised LSTM of Merity, Keskar & Socher, "Regularizing and Optimizing LSTM Language Models", ICLR 2018:
+embeddings tied to the output, dropout of whole words, of every layer's input (the same features for all steps), and of
+elements of R.
+"""
+
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from holdfast.engine import Cell, LSTMStack, State
+
+from ..sampled_softmax import NegativeSampler, sampled_softmax_loss
+from ..softmax import Reduction, linear_cross_entropy
+
+States = tuple[State, ...]  # one per layer
+
+
+class Dropout(NamedTuple):
+    """Shares left out while training."""
+
+    words: float = 0.0  # whole words of the vocabulary, wherever they stand in the batch
+    between: float = 0.0  # features of every layer's input, and of the output, for a whole row
+    recurrent: float = 0.0  # elements of R
+
+
+@final
+class LanguageNetwork(nn.Module):
+    """Tokens [time, batch] -> h [time, batch, width], from which `losses` and `logits` tell the next token.
+
+    Args:
+        counts: [tokens] int64: how often each came.
+        width: of embeddings and of the last layer.
+        hidden: of the other layers.
+        layers: LSTM layers.
+        negatives: tokens a target is told from while training, drawn as often as they came to the power of 0.75; 0
+            stands for all of them.
+    """
+
+    def __init__(
+        self, counts: Tensor, width: int, hidden: int, layers: int, dropout: Dropout, negatives: int = 0
+    ) -> None:
+        super().__init__()
+        self.rates, self.negatives = dropout, negatives
+        self.embedding = nn.Embedding(len(counts), width)
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        sizes = [*[hidden] * (layers - 1), width]
+        cell = Cell(weight_drop=dropout.recurrent, forget_bias=1.0)
+        self.stack = LSTMStack(width, sizes, cell, dropout=dropout.between)
+        self.bias = nn.Parameter(torch.zeros(len(counts)))
+        self.register_buffer("counts", counts.clone())
+
+    def forward(self, tokens: Tensor, states: States | None = None) -> tuple[Tensor, States]:
+        """Read tokens [time, batch] after what the states remember."""
+        x = functional.embedding(tokens, self.words())
+        h, after = self.stack(x, None if states is None else list(states))
+        return self.stack.drop(h), tuple(after)
+
+    def words(self) -> Tensor:
+        """The embeddings [tokens, width], in training without some words (Gal & Ghahramani 2016, section 4.2)."""
+        weight = self.embedding.weight
+        if not (self.training and self.rates.words):
+            return weight
+        return weight * functional.dropout(weight.new_ones(len(weight), 1), self.rates.words)
+
+    def loss(self, h: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in nats, summed: h [..., width], targets [...]."""
+        h, targets = h.flatten(0, -2), targets.flatten()
+        weight, bias = self.embedding.weight, self.bias
+        if not (self.training and self.negatives):
+            return linear_cross_entropy(h, weight, bias, targets, reduction=Reduction.SUM)
+        counts: Tensor = self.counts  # pyright: ignore[reportAssignmentType]
+        dice = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        drawn = NegativeSampler(counts, 0.75).draw(self.negatives, dice)
+        return sampled_softmax_loss(h, weight, bias, targets, *drawn) * len(targets)
+
+    def log_probabilities(self, h: Tensor) -> Tensor:
+        """[..., width] -> [..., tokens]."""
+        return functional.linear(h, self.embedding.weight, self.bias).log_softmax(-1)
