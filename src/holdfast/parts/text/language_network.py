@@ -46,7 +46,7 @@ class LanguageNetwork(nn.Module):
         super().__init__()
         self.rates, self.negatives = dropout, negatives
         self.embedding = nn.Embedding(len(counts), width)
-        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)  # as long as h can be at most
         sizes = [*[hidden] * (layers - 1), width]
         cell = Cell(weight_drop=dropout.recurrent, forget_bias=1.0)
         self.stack = LSTMStack(width, sizes, cell, dropout=dropout.between)

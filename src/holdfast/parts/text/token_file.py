@@ -27,4 +27,5 @@ def gathered(parts: Iterable[np.ndarray], vocabulary: int) -> np.ndarray:
         return rest
     rest.tofile(file)
     file.flush()
-    return np.memmap(file, dtype=narrow, mode="r")
+    with file:  # what is mapped stays when its file is closed
+        return np.memmap(file, dtype=narrow, mode="r")
