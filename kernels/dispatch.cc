@@ -121,12 +121,39 @@ Outcome examine(const holdfast_lstm *p)
 // Beyond LARGEST_INT8 elements a sum of int8 products might leave 32 bits.
 enum : Index { LARGEST_INT8 = 65536 };
 
+Outcome examine(const holdfast_stream_layer &layer, Index precision)
+{
+    if (layer.units < 1 || layer.projection < 0) return BAD_SIZE;
+    if (precision == HOLDFAST_INT8 && layer.units > LARGEST_INT8) return BAD_SIZE;
+    if (layer.connection < HOLDFAST_PLAIN || layer.connection > HOLDFAST_HIGHWAY) return BAD_CELL;
+    const float *given = &layer.epsilon; // weights come later
+    holdfast_cell cell = {};
+    cell.kind = layer.kind;
+    cell.zoneout_h = layer.zoneout_h;
+    cell.zoneout_c = layer.zoneout_c;
+    cell.projection = layer.projection ? given : nullptr;
+    cell.projected = layer.projection;
+    cell.peephole = cell.gain_x = cell.gain_h = cell.gain_c = cell.bias_c = given;
+    return examine_cell(&cell);
+}
+
 Outcome examine(const holdfast_streams *p)
 {
-    if (!p || p->layers < 1 || p->features < 1 || p->units < 1 || p->projection < 0 || p->slots < 1) return BAD_SIZE;
+    if (!p || p->layers < 1 || p->features < 1 || p->slots < 1 || !p->shapes) return BAD_SIZE;
     if (p->threads < 1 || p->precision < HOLDFAST_FLOAT32 || p->precision > HOLDFAST_INT8) return BAD_SIZE;
-    if (p->precision == HOLDFAST_INT8 && (p->features > LARGEST_INT8 || p->units > LARGEST_INT8)) return BAD_SIZE;
+    if (p->precision == HOLDFAST_INT8 && p->features > LARGEST_INT8) return BAD_SIZE;
+    for (Index n = 0; n < p->layers; ++n)
+        if (const Outcome wrong = examine(p->shapes[n], p->precision)) return wrong;
     return DONE;
+}
+
+bool all_given(const holdfast_stream_layer &layer, const holdfast_stream_weights &from)
+{
+    const bool normalised = layer.kind & HOLDFAST_NORMALISED, peephole = layer.kind & HOLDFAST_PEEPHOLE;
+    if (!from.w_input || !from.w_recurrent || !from.projection != !layer.projection) return false;
+    if (normalised && (!from.gain_x || !from.gain_h || !from.gain_c || !from.bias_c)) return false;
+    if (layer.connection == HOLDFAST_HIGHWAY && (!from.transform || !from.transform_bias)) return false;
+    return !peephole || from.peephole;
 }
 
 Outcome examine(const holdfast_softmax *p)
@@ -197,9 +224,8 @@ int64_t holdfast_streams_lay_out(holdfast_streams *p)
 int64_t holdfast_streams_pack(holdfast_streams *p, int64_t layer, const holdfast_stream_weights *from)
 {
     if (layer < 0 || layer >= p->layers) return BAD_SIZE;
-    if (!from->w_input || !from->w_recurrent || !from->projection != !p->projection) return MISSING_BUFFER;
-    engine_of(p)->streams_pack(p, layer, from);
-    return DONE;
+    if (!all_given(p->shapes[layer], *from)) return MISSING_BUFFER;
+    return engine_of(p)->streams_pack(p, layer, from);
 }
 
 int64_t holdfast_streams_step(const holdfast_step *step)

@@ -28,7 +28,7 @@ struct Engine {
     Index (*read)(const float *from, Index floats, Index rounds);
     Index (*streams_bytes)(const holdfast_streams *);
     void (*streams_lay_out)(holdfast_streams *);
-    void (*streams_pack)(const holdfast_streams *, Index layer, const holdfast_stream_weights *);
+    Outcome (*streams_pack)(const holdfast_streams *, Index layer, const holdfast_stream_weights *);
     Outcome (*streams_step)(const holdfast_step *);
     Index (*softmax_scratch_bytes)(const holdfast_softmax *);
     Outcome (*softmax_cross_entropy)(const holdfast_softmax *);

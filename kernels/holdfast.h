@@ -33,7 +33,7 @@
 
 #include <stdint.h>
 
-#define HOLDFAST_ABI 4
+#define HOLDFAST_ABI 5
 
 #ifdef __cplusplus
 extern "C" {
@@ -114,26 +114,50 @@ typedef struct holdfast_lstm_gradients {
 } holdfast_lstm_gradients;
 
 
+/* How a layer's output y meets its input x: as it is; y + x (He et al. 2016); or t * y + (1 - t) * x with
+ * t = sigmoid(T x + b) (Srivastava, Greff & Schmidhuber 2015). Where their widths differ S x stands for x. */
+typedef enum holdfast_connection {
+    HOLDFAST_PLAIN = 0,
+    HOLDFAST_RESIDUAL = 1,
+    HOLDFAST_HIGHWAY = 2
+} holdfast_connection;
+
+typedef struct holdfast_stream_layer { /* what a layer of a stack is; see holdfast_cell */
+    int64_t units;
+    int64_t projection; /* width of h where it is projected, h = P (o tanh(c)); otherwise 0, and h has `units` */
+    int64_t kind;
+    int64_t connection;         /* a holdfast_connection */
+    float zoneout_h, zoneout_c; /* in their expectation */
+    float epsilon;
+    int32_t unused;
+} holdfast_stream_layer;
+
 typedef struct holdfast_streams {
-    int64_t layers, features, units;
-    int64_t projection; /* width of h where the layers project it, h = P (o tanh(c)); otherwise 0, and h has `units` */
-    int64_t slots;      /* streams at most */
-    int64_t precision;  /* a holdfast_precision */
-    int64_t threads;    /* at most; fewer are used where the work is small */
-    void *memory;       /* holdfast_streams_bytes(...), 64-byte aligned */
+    int64_t layers, features;
+    const holdfast_stream_layer *shapes; /* [layers], for as long as the streams live */
+    int64_t slots;                       /* streams at most */
+    int64_t precision;                   /* a holdfast_precision */
+    int64_t threads;                     /* at most; fewer are used where the work is small */
+    void *memory;                        /* holdfast_streams_bytes(...), 64-byte aligned */
     unsigned char *open; /* [slots] 1: may be stepped, 0: may not; the caller's to write between steps */
     /* What follows is the library's. */
     int64_t busy;       /* 1 while a step is on its way */
     const void *engine; /* the instruction set that the weights are packed for */
-    float *h, *c;       /* the states: [layers, slots], h_row and c_row floats apart */
+    float *h, *c;       /* the states: [layers, slots], h_row and c_row floats apart. A row of the exponential cell
+                           holds c, n and m, `units` rounded up to 16 floats apart */
     int64_t h_row, c_row;
 } holdfast_streams;
 
 typedef struct holdfast_stream_weights { /* of one layer; read while it is packed, not later */
-    const float *w_input;     /* [4*units, features]; above the first layer [4*units, width of h] */
+    const float *w_input;     /* [4*units, features]; above the first layer [4*units, width of the output below] */
     const float *w_recurrent; /* [4*units, width of h] */
     const float *bias;        /* [4*units], or NULL for zero */
     const float *projection;  /* [projection, units], or NULL without */
+    const float *peephole;    /* these as in holdfast_cell, or NULL without */
+    const float *gain_x, *gain_h, *gain_c, *bias_c;
+    const float *reshape;        /* S [width of h, width of x], with a connection where they differ */
+    const float *transform;      /* T [width of h, width of x], of a highway */
+    const float *transform_bias; /* [width of h], of a highway */
 } holdfast_stream_weights;
 
 typedef struct holdfast_step {
@@ -142,7 +166,7 @@ typedef struct holdfast_step {
     const float *x;       /* [rows, features] */
     int64_t x_row;        /* floats from row to row */
     const int64_t *slots; /* [rows] different from each other, or NULL: 0, 1, 2... */
-    float *y;             /* [rows, width of h], without gaps: h of the top layer */
+    float *y;             /* [rows, width of h], without gaps: what the top layer shows */
 } holdfast_step;
 
 /* Cross-entropy of softmax(h weight^T + bias), a chunk of tokens at a time: the logits of all tokens never exist. With
