@@ -26,7 +26,7 @@ types: $(STAMP) ## the type checker alone
 	$(BIN)/basedpyright --level error
 
 bench: $(STAMP) ## the engine's tables, measured on this machine
-	for file in training inference ragged variants medium softmax recompute stream precision_stream; do \
+	for file in training inference ragged variants medium softmax recompute stream precision_stream decoder; do \
 		$(BIN)/python benchmarks/engine_$$file.py || exit 1; done
 
 memory: $(STAMP) ## the six experiments of the LSTM's first paper, lags up to 1,000 steps; an hour, and it resumes

@@ -171,6 +171,17 @@ const Engine *engine_of(const holdfast_streams *p)
     return static_cast<const Engine *>(p->engine);
 }
 
+Outcome examine(const holdfast_decoder *p)
+{
+    if (!p || !p->streams || !p->streams->memory || !p->streams->engine) return MISSING_BUFFER;
+    if (p->embedded < 1 || p->remembered < 1 || p->combined < 1 || p->vocabulary < 1) return BAD_SIZE;
+    const holdfast_stream_layer &top = p->streams->shapes[p->streams->layers - 1];
+    const Index joined = p->remembered + (top.projection ? top.projection : top.units);
+    const bool too_wide = joined > LARGEST_INT8 || p->combined > LARGEST_INT8;
+    if (p->streams->precision == HOLDFAST_INT8 && too_wide) return BAD_SIZE;
+    return p->streams->features == p->embedded + p->combined ? DONE : BAD_SIZE;
+}
+
 } // namespace
 
 extern "C" {
@@ -245,6 +256,35 @@ int64_t holdfast_softmax_cross_entropy(const holdfast_softmax *p)
     return p->tokens ? engine()->softmax_cross_entropy(p) : DONE;
 }
 
+int64_t holdfast_decoder_bytes(const holdfast_decoder *p)
+{
+    if (const Outcome wrong = examine(p)) return -wrong;
+    return engine_of(p->streams)->decoder_bytes(p);
+}
+
+int64_t holdfast_decoder_lay_out(const holdfast_decoder *p)
+{
+    if (const Outcome wrong = examine(p)) return wrong;
+    if (!p->memory || !p->embedding || !p->source_of || !p->fed) return MISSING_BUFFER;
+    engine_of(p->streams)->decoder_lay_out(p);
+    return DONE;
+}
+
+int64_t holdfast_decoder_pack(const holdfast_decoder *p, const holdfast_decoder_weights *from)
+{
+    if (!from->combine || !from->output) return MISSING_BUFFER;
+    engine_of(p->streams)->decoder_pack(p, from);
+    return DONE;
+}
+
+int64_t holdfast_decoder_advance(const holdfast_decoder_step *step)
+{
+    if (step->rows < 0 || step->rows > step->decoder->streams->slots) return BAD_SIZE;
+    if (!step->rows) return DONE;
+    if (!step->tokens || !step->slots || !step->result || !step->alpha) return MISSING_BUFFER;
+    return engine_of(step->decoder->streams)->decoder_advance(step);
+}
+
 int64_t holdfast_burn(int64_t rounds, int64_t threads)
 {
     return engine()->burn(rounds, threads);
@@ -271,6 +311,7 @@ const char *holdfast_error(int64_t code)
     case BAD_SLOT: return "a slot is out of range, closed, or named twice";
     case BUSY: return "another thread is stepping these streams";
     case BAD_TARGET: return "a target lies outside the vocabulary";
+    case BAD_SOURCE: return "a hypothesis has no source to attend to";
     default: return "unknown error";
     }
 }

@@ -169,6 +169,49 @@ typedef struct holdfast_step {
     float *y;             /* [rows, width of h], without gaps: what the top layer shows */
 } holdfast_step;
 
+/* One step of a decoder with attention and input feeding (Luong, Pham & Manning 2015). A hypothesis is a slot of the
+ * streams; s is what their top layer shows, a' the hypothesis' a of the step before:
+ *
+ *     x      = [embedding of the token ; a']               the streams' input
+ *     e_j    = s . key_j      alpha = softmax(e)           over the hypothesis' own source
+ *     a      = tanh(Wc [sum_j alpha_j value_j ; s] + bc)
+ *     result = logarithm of softmax(Wo a + bo)
+ *
+ * Wc and Wo are packed once, in the streams' precision; attention is in float32. */
+typedef struct holdfast_source { /* matrices have no gaps between rows */
+    const float *keys;   /* [steps, width of s] */
+    const float *values; /* [steps, remembered] */
+    int64_t steps;       /* 0: there is none here (any longer) */
+} holdfast_source;
+
+typedef struct holdfast_decoder {
+    holdfast_streams *streams; /* whose features are `embedded` + `combined` */
+    int64_t embedded, remembered, combined, vocabulary; /* widths of an embedding, a value and a; words */
+    const float *embedding;    /* [vocabulary, embedded] */
+    const holdfast_source *sources;
+    const int64_t *source_of; /* [slots] into sources */
+    float *fed;               /* [slots, combined] a */
+    void *memory;             /* holdfast_decoder_bytes(...), 64-byte aligned */
+} holdfast_decoder;
+
+typedef struct holdfast_decoder_weights { /* read while they are packed, not later */
+    const float *combine; /* Wc [combined, remembered + width of s] */
+    const float *combine_bias; /* [combined], or NULL for zero */
+    const float *output;       /* Wo [vocabulary, combined] */
+    const float *output_bias;  /* [vocabulary], or NULL for zero */
+} holdfast_decoder_weights;
+
+typedef struct holdfast_decoder_step {
+    const holdfast_decoder *decoder;
+    int64_t rows;
+    const int64_t *tokens; /* [rows] 0..vocabulary-1 */
+    const int64_t *slots;  /* [rows] different from each other */
+    float *result;         /* [rows], result_row apart: [vocabulary], written up to a multiple of 64 */
+    int64_t result_row;
+    float *alpha; /* [rows], alpha_row apart: the source's steps, then zeros */
+    int64_t alpha_row; /* a multiple of 16, no less than the longest source has steps */
+} holdfast_decoder_step;
+
 /* Cross-entropy of softmax(h weight^T + bias), a chunk of tokens at a time: the logits of all tokens never exist. With
  * t the target's word and e the smoothing, a token's loss is
  *
@@ -211,6 +254,13 @@ int64_t holdfast_streams_bytes(holdfast_streams *); /* negative: an error's code
 int64_t holdfast_streams_lay_out(holdfast_streams *);
 int64_t holdfast_streams_pack(holdfast_streams *, int64_t layer, const holdfast_stream_weights *);
 int64_t holdfast_streams_step(const holdfast_step *);
+
+/* A decoder, in this order: streams that are packed; bytes, lay_out, pack, and then steps. Nothing has changed where a
+ * step is refused. */
+int64_t holdfast_decoder_bytes(const holdfast_decoder *); /* negative: an error's code, negated */
+int64_t holdfast_decoder_lay_out(const holdfast_decoder *);
+int64_t holdfast_decoder_pack(const holdfast_decoder *, const holdfast_decoder_weights *);
+int64_t holdfast_decoder_advance(const holdfast_decoder_step *);
 
 int64_t holdfast_softmax_scratch_bytes(const holdfast_softmax *);
 int64_t holdfast_softmax_cross_entropy(const holdfast_softmax *); /* tokens > 0; without them nothing is written */

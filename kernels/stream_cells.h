@@ -26,19 +26,6 @@ static inline void wait_for_sharers(const StreamShare &s)
     if (s.workers > 1) wait_for_all(const_cast<Barrier *>(&s.plan->barrier), s.workers);
 }
 
-// The product of some rows, from `row` on, with some panels of a matrix.
-static inline void multiply(const StreamPlan &plan, const Matrix &with, Index panel, Index panels, Index rows,
-                            DotsJob job)
-{
-    job.depth = with.words;
-    job.b = with.packed + panel * with.panel_words * BLOCK_SUMS;
-    job.b_stride = with.panel_words * BLOCK_SUMS;
-    job.offset = with.offset ? with.offset + panel * BLOCK_SUMS : nullptr;
-    job.scale = with.scale ? with.scale + panel * BLOCK_SUMS : nullptr;
-    const Dots dots = panels > 1 ? plan.precision->side_by_side : plan.precision->rows[rows - 1];
-    dots(job);
-}
-
 // Some rows of some blocks, from the first of either.
 struct GatePiece {
     Index block, blocks, row, rows;
@@ -55,7 +42,7 @@ static inline void gate_sums(const StreamShare &s, const StreamLayer &layer, con
     job.c_stride = BLOCK_SUMS;
     for (Index n = 0; n < layer.products; ++n) {
         job.row_scale = s.own->scale[n] + at.row;
-        multiply(plan, layer.gates[n], at.block, at.blocks, at.rows, job);
+        multiply(*plan.precision, layer.gates[n], at.block, at.blocks, at.rows, job);
         job.a += layer.x_words;
         job.init = sums;
         job.init_stride = BLOCK_SUMS;
@@ -146,7 +133,7 @@ static void normalised_products(const StreamShare &s, const StreamLayer &layer, 
         for (Index block = at.block; block < at.block + at.blocks; block += together) {
             together = at.rows == 1 ? least_index(PANELS_AT_ONCE, at.block + at.blocks - block) : 1;
             job.c = to[n] + block * BLOCK_SUMS;
-            multiply(plan, layer.gates[n], block, together, at.rows, job);
+            multiply(*plan.precision, layer.gates[n], block, together, at.rows, job);
         }
         job.a += layer.x_words;
     }
@@ -191,7 +178,7 @@ static void project(const StreamShare &s, const StreamLayer &layer, Index first,
             job.c = s.common->projected + row * plan.projected_row + panel * BLOCK_SUMS;
             job.c_stride = plan.projected_row;
             job.row_scale = s.own->scale[2] + row;
-            multiply(plan, layer.projection, panel, 1, count, job);
+            multiply(*plan.precision, layer.projection, panel, 1, count, job);
         }
 }
 
@@ -211,7 +198,7 @@ static void skip_product(const StreamShare &s, const Matrix &with, const GatePie
     job.c = to;
     job.c_stride = BLOCK_SUMS;
     job.row_scale = s.own->scale[0] + at.row;
-    multiply(*s.plan, with, at.block, 1, at.rows, job);
+    multiply(*s.plan->precision, with, at.block, 1, at.rows, job);
 }
 
 // What the layer's output and its input make together, for a row and one panel of outputs: to its slot, and out of the

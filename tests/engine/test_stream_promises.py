@@ -330,11 +330,11 @@ def test_two_python_threads_with_streams_of_their_own() -> None:
 def test_two_steps_at_once_on_the_same_streams_are_told() -> None:
     streams = Streams(make_lstm())
     before = streams.state()
-    streams._memory._streams.busy = 1
+    streams.memory._streams.busy = 1
     with pytest.raises(RuntimeError, match="another thread"):
         streams.step(inputs(4))
     assert streams.state() == before
-    streams._memory._streams.busy = 0
+    streams.memory._streams.busy = 0
     streams.step(inputs(4))
 
 

@@ -16,7 +16,7 @@ from . import library
 from .cells import State
 from .stack import LSTMStack
 from .stream_bytes import state_from_bytes, state_to_bytes
-from .stream_layers import Steppable, check_steppable, shapes_of
+from .stream_layers import Steppable, check_steppable, shapes_of, tensor_of
 from .stream_native import BAD_SLOT, BUSY, KEEPS_THE_LOCK, PRECISIONS, Memory
 
 Precision = Literal["highest", "medium", "int8"]
@@ -57,6 +57,8 @@ class Streams:
             place is the shortest way: there is nothing to check.
         width: how many elements h has, and what `step` returns.
 
+        memory: the kernels' side: packed weights and states as they lie. For decoder.py, not for users.
+
     Raises:
         ValueError: an LSTM, a precision or a number that this is not made for.
         RuntimeError: there is no native engine here; the message says why.
@@ -82,7 +84,7 @@ class Streams:
         self.features = shapes[0].features
         self.width = shapes[-1].width
         with torch.inference_mode(False):  # or nobody could write into the buffers outside of it
-            self._memory = Memory(shapes, slots, PRECISIONS.index(precision), threads)
+            self.memory = Memory(shapes, slots, PRECISIONS.index(precision), threads)
             self._prepare()
         self._closed = list(range(slots))[::-1]
         self.refresh()
@@ -91,7 +93,7 @@ class Streams:
 
     def _prepare(self) -> None:
         """Everything a step needs, so that it makes nothing but the call."""
-        memory, slots, features = self._memory, self.slots, self.features
+        memory, slots, features = self.memory, self.slots, self.features
         self._input = torch.zeros((slots, features) if slots > 1 else (features,))
         here = self._input.data_ptr()
         row = torch.zeros(features)  # where an array is copied to
@@ -143,7 +145,7 @@ class Streams:
         """
         if x is self._input and slots is None:
             code = self._step_all(self._input_at)
-            return self._refuse(code, None) if code else self._all
+            return self.refuse(code, None) if code else self._all
         if slots is None:
             answers = self._only_answers  # and the slot is 0, as it ever was
         elif type(slots) is int and 0 <= slots < self.slots:
@@ -165,11 +167,11 @@ class Streams:
         else:
             return self._step_any(x, slots)
         code = self._step_one(self._slot_at)
-        return self._refuse(code, [self._slot.value]) if code else answer
+        return self.refuse(code, [self._slot.value]) if code else answer
 
     def _step_any(self, x: Tensor | Array, slots: Slots | None) -> Tensor:
         """All other kinds of arguments."""
-        x = _tensor("x", x, torch.float32)
+        x = tensor_of("x", x, torch.float32)
         if slots is None:
             slots = 0 if self.slots == 1 else None
         if not isinstance(slots, int | np.integer):
@@ -179,18 +181,18 @@ class Streams:
             shape = f"[{self.features}] or [1, {self.features}]"
             raise ValueError(f"x came with shape {list(x.shape)}; expected {shape} for one stream")
         if not 0 <= slots < self.slots:
-            self._refuse(BAD_SLOT, [int(slots)])
+            self.refuse(BAD_SLOT, [int(slots)])
         x = x.contiguous()
         self._slot.value = int(slots)
         self._slot_step.x = x.data_ptr()
         code = self._step_one(self._slot_at)
-        return self._refuse(code, [int(slots)]) if code else answer
+        return self.refuse(code, [int(slots)]) if code else answer
 
     def _step_rows(self, x: Tensor, slots: Tensor | Sequence[int] | Array | None) -> Tensor:
         """Several streams."""
         rows = self.slots
         if slots is not None:
-            slots = _tensor("slots", slots, torch.int64).contiguous()
+            slots = tensor_of("slots", slots, torch.int64).contiguous()
             rows = slots.numel()
         if slots is not None and slots.dim() != 1:
             raise ValueError(f"slots came with shape {list(slots.shape)}; expected [n]")
@@ -204,27 +206,27 @@ class Streams:
         step.slots = None if slots is None else slots.data_ptr()
         code = self._step_several(self._several_at)
         if code:
-            self._refuse(code, None if slots is None else slots.tolist())
+            self.refuse(code, None if slots is None else slots.tolist())
         if self._several_out.shape[0] != rows:
             self._several_out = self._output[:rows]
         return self._several_out
 
-    def _refuse(self, code: int, slots: list[int] | None) -> NoReturn:
+    def refuse(self, code: int, slots: list[int] | None) -> NoReturn:
         """Say what was wrong; the kernels only know that something was."""
         if code == BUSY:
             raise RuntimeError("another thread is stepping these streams; give every thread a Streams of its own")
         if code == BAD_SLOT:
             slots = list(range(self.slots)) if slots is None else slots
             for slot in slots:
-                self._check_open(slot)
+                self.check_open(slot)
             twice = sorted({slot for slot in slots if slots.count(slot) > 1})
             raise ValueError(f"slot {twice[0]} is named {slots.count(twice[0])} times in one step")
         raise ValueError(library.words_for(code))
 
-    def _check_open(self, slot: int) -> None:
+    def check_open(self, slot: int) -> None:
         if not 0 <= slot < self.slots:
             raise ValueError(f"slot {slot} is out of range; there are {self.slots}, from 0")
-        if not self._memory.open[slot]:
+        if not self.memory.open[slot]:
             raise ValueError(f"slot {slot} is closed")
 
     def open(self) -> int:
@@ -232,35 +234,35 @@ class Streams:
         if not self._closed:
             raise RuntimeError(f"all {self.slots} slots are open; close one, or make Streams with more of them")
         slot = self._closed.pop()
-        self._memory.clear(slot)
-        self._memory.open[slot] = 1
+        self.memory.clear(slot)
+        self.memory.open[slot] = 1
         return slot
 
     def close(self, slot: int) -> None:
         """End a stream. Its slot goes to one that is opened later."""
-        self._check_open(slot)
-        self._memory.open[slot] = 0
+        self.check_open(slot)
+        self.memory.open[slot] = 0
         self._closed.append(slot)
 
     def reset(self, slots: Slots | None = None) -> None:
         """Let these slots, open ones, begin anew, from zero or the learnt initial state; None: all."""
         if slots is None:
-            self._memory.clear(slice(None))
+            self.memory.clear(slice(None))
             return
         chosen = [int(slots)] if isinstance(slots, int | np.integer) else [int(slot) for slot in slots]
         for slot in chosen:
-            self._check_open(slot)
-        self._memory.clear(torch.tensor(chosen, dtype=torch.int64))
+            self.check_open(slot)
+        self.memory.clear(torch.tensor(chosen, dtype=torch.int64))
 
     def refresh(self) -> None:
         """Pack the LSTM's weights anew, after they have changed. The states stay."""
         check_steppable(self.lstm)
         shapes = shapes_of(self.lstm)
-        if shapes != self._memory.shapes:
+        if shapes != self.memory.shapes:
             raise ValueError(
-                f"these streams were made for {self._memory.shapes}; the LSTM has {shapes} now: make new Streams"
+                f"these streams were made for {self.memory.shapes}; the LSTM has {shapes} now: make new Streams"
             )
-        self._memory.pack(self.lstm)
+        self.memory.pack(self.lstm)
 
     def states(self) -> State | list[State]:
         """The states themselves, not a copy.
@@ -268,7 +270,7 @@ class Streams:
         Of a torch.nn.LSTM h [layers, slots, width] and c [layers, slots, hidden]; of an LSTMLayer h [slots, width] and
         c [slots, hidden], of the exponential cell [3, slots, hidden]; of an LSTMStack a list of such, one per layer.
         """
-        memory = self._memory
+        memory = self.memory
         if isinstance(self.lstm, nn.LSTM):
             return State(memory.h_rows[:, :, : self.width], memory.c_rows[:, :, : self.lstm.hidden_size])
         pairs = zip(memory.h, memory.c, strict=True)
@@ -284,46 +286,28 @@ class Streams:
             ValueError: a slot is closed or out of range, a target named twice, or there are not as many of either.
         """
         chosen, into = (
-            _tensor(name, [slots] if isinstance(slots, int | np.integer) else slots, torch.int64)
+            tensor_of(name, [slots] if isinstance(slots, int | np.integer) else slots, torch.int64)
             for name, slots in (("sources", sources), ("targets", targets))
         )
         if chosen.dim() != 1 or chosen.shape != into.shape:
             raise ValueError(f"sources {list(chosen.shape)} and targets {list(into.shape)} must both be [n]")
         for slot in chosen.tolist() + into.tolist():
-            self._check_open(slot)
+            self.check_open(slot)
         if into.unique().numel() < into.numel():
             raise ValueError(f"a target is named twice: {into.tolist()}")
-        self._memory.copy(chosen, into)
+        self.memory.copy(chosen, into)
 
     def state(self, slot: int = 0) -> bytes:
         """A stream's state, to be kept or moved to other Streams of the same LSTM, in whatever precision."""
-        self._check_open(slot)
-        memory = self._memory
+        self.check_open(slot)
+        memory = self.memory
         layers = [(h[slot], c[:, slot]) for h, c in zip(memory.h, memory.c, strict=True)]
         return state_to_bytes(layers, memory.shapes)
 
     def restore(self, state: bytes, slot: int = 0) -> None:
         """Let a stream go on from what `state` returned. ValueError where these bytes are no such thing."""
-        self._check_open(slot)
-        memory = self._memory
+        self.check_open(slot)
+        memory = self.memory
         for layer, (h, c) in enumerate(state_from_bytes(state, memory.shapes)):
             memory.h[layer][slot] = h
             memory.c[layer][:, slot] = c
-
-
-def _tensor(name: str, given: Any, dtype: torch.dtype) -> Tensor:
-    """A tensor of this dtype on the CPU, from a tensor or an array; integers also from a list."""
-    if isinstance(given, np.ndarray):
-        if given.dtype.newbyteorder("=") == given.dtype and all(stride >= 0 for stride in given.strides):
-            given = torch.from_numpy(given)
-        else:
-            raise ValueError(
-                f"{name} came as an array of {given.dtype} with strides {given.strides}; make a copy of it"
-            )
-    elif dtype == torch.int64 and isinstance(given, Sequence):
-        given = torch.tensor(given, dtype=dtype)
-    if not isinstance(given, Tensor):
-        raise ValueError(f"{name} must be a {dtype} tensor or array, not a {type(given).__name__}")
-    if given.dtype != dtype or not given.is_cpu or given.layout is not torch.strided:
-        raise ValueError(f"{name} came as {given.dtype} on {given.device} ({given.layout}); expected {dtype} on cpu")
-    return given.resolve_neg()

@@ -1,7 +1,9 @@
 """What streams need to know of an LSTM, layer by layer: sizes, weights as the kernels take them, the first state."""
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -168,3 +170,21 @@ def begins_with(lstm: Steppable, number: int) -> tuple[Tensor, Tensor]:
     if shape.memories == 3:
         c[1] = 1  # as LSTMLayer.initial_state has it
     return h, c
+
+
+def tensor_of(name: str, given: Any, dtype: torch.dtype) -> Tensor:
+    """A tensor of this dtype on the CPU, from a tensor or an array; integers also from a list."""
+    if isinstance(given, np.ndarray):
+        if given.dtype.newbyteorder("=") == given.dtype and all(stride >= 0 for stride in given.strides):
+            given = torch.from_numpy(given)
+        else:
+            raise ValueError(
+                f"{name} came as an array of {given.dtype} with strides {given.strides}; make a copy of it"
+            )
+    elif dtype == torch.int64 and isinstance(given, Sequence):
+        given = torch.tensor(given, dtype=dtype)
+    if not isinstance(given, Tensor):
+        raise ValueError(f"{name} must be a {dtype} tensor or array, not a {type(given).__name__}")
+    if given.dtype != dtype or not given.is_cpu or given.layout is not torch.strided:
+        raise ValueError(f"{name} came as {given.dtype} on {given.device} ({given.layout}); expected {dtype} on cpu")
+    return given.resolve_neg()

@@ -115,6 +115,11 @@ class Memory:
         self.h = [self.h_rows[n, :, : shape.width] for n, shape in enumerate(shapes)]  # each [slots, width]
         self.c = [self._memories(n, shape) for n, shape in enumerate(shapes)]  # each [memories, slots, hidden]
 
+    @property
+    def address(self) -> int:
+        """Of holdfast_streams."""
+        return ctypes.addressof(self._streams)
+
     def _states(self, name: str, slots: int) -> Tensor:
         """[layers, slots, a row and its padding], where the kernels have them."""
         row = int(getattr(self._streams, f"{name}_row"))
