@@ -2,7 +2,7 @@
 //
 // A step of one hypothesis is bound by how fast the output's weights come out of the cache: they are packed once, in
 // words of the streams' precision, and the logits' largest and sums are taken while a panel's are in the first-level
-// cache. Those belong to panels, lane by lane, and are put together in the panels' order, so that threads change no bit.
+// cache. They belong to panels, lane by lane, and are put together in the panels' order: threads change no bit.
 #ifndef HOLDFAST_DECODER_H
 #define HOLDFAST_DECODER_H
 

@@ -291,10 +291,11 @@ class Streams:
         )
         if chosen.dim() != 1 or chosen.shape != into.shape:
             raise ValueError(f"sources {list(chosen.shape)} and targets {list(into.shape)} must both be [n]")
-        for slot in chosen.tolist() + into.tolist():
+        named: list[int] = into.tolist()
+        for slot in {*chosen.tolist(), *named}:
             self.check_open(slot)
-        if into.unique().numel() < into.numel():
-            raise ValueError(f"a target is named twice: {into.tolist()}")
+        if len(set(named)) < len(named):
+            raise ValueError(f"a target is named twice: {named}")
         self.memory.copy(chosen, into)
 
     def state(self, slot: int = 0) -> bytes:
