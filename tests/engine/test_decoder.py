@@ -3,70 +3,23 @@
 import itertools
 import threading
 import tracemalloc
-from dataclasses import dataclass
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from holdfast import LSTM, Cell, Connection, LSTMStack, State
+from holdfast import State
 from holdfast.engine import native
 from holdfast.engine.decoder import DecoderStep
 from holdfast.engine.stream import Precision
 
+from .decoder_cases import COMBINED, EMBEDDED, HIDDEN, REMEMBERED, WORDS, Network, made, network, sources_of
 from .single_layer import ISAS, needs_native
 from .stream_cases import PRECISIONS, inputs
 
 pytestmark = needs_native
-
-WORDS, EMBEDDED, HIDDEN, REMEMBERED, COMBINED = 101, 5, 21, 9, 7
-
-
-@dataclass
-class Network:
-    """The decoder as training code in torch has it."""
-
-    lstm: nn.LSTM | LSTMStack
-    embedding: Tensor
-    combine: nn.Linear
-    output: nn.Linear
-
-    def step(self, token: int, source: tuple[Tensor, Tensor], fed: Tensor, state: object) -> tuple[Tensor, ...]:
-        """One row in its own precision: log-probabilities, alpha, a, and the LSTM's state."""
-        keys, values = source
-        x = torch.cat([self.embedding[token], fed])
-        y, state = self.lstm(x[None, None], state)
-        s = y[0, 0]
-        alpha = (keys @ s).softmax(0)
-        a = self.combine(torch.cat([alpha @ values, s])).tanh()
-        return self.output(a).log_softmax(-1), alpha, a, state  # pyright: ignore[reportReturnType]
-
-
-def network(kind: str = "torch", words: int = WORDS, hidden: int = HIDDEN, bias: bool = True) -> Network:
-    torch.manual_seed(0)
-    features = EMBEDDED + COMBINED
-    lstm: nn.LSTM | LSTMStack = LSTM(features, hidden, num_layers=2)
-    if kind == "stack":
-        cells = [Cell(peephole=True, learnt_state=True), Cell(exponential=True, projection=11)]
-        lstm = LSTMStack(features, [hidden, hidden + 3], cells, connection=Connection.HIGHWAY)
-    width = 11 if kind == "stack" else hidden
-    combine, output = nn.Linear(REMEMBERED + width, COMBINED, bias), nn.Linear(COMBINED, words, bias)
-    return Network(lstm.eval(), torch.randn(words, EMBEDDED), combine, output.requires_grad_(False))
-
-
-def made(net: Network, slots: int = 6, precision: Precision = "highest", threads: int | None = None) -> DecoderStep:
-    return DecoderStep(
-        net.lstm, net.embedding, net.combine, net.output, slots=slots, precision=precision, threads=threads
-    )
-
-
-def sources_of(step: DecoderStep, lengths: tuple[int, ...] = (3, 17, 1)) -> dict[int, tuple[Tensor, Tensor]]:
-    """Sources of these lengths, by handle."""
-    found: dict[int, tuple[Tensor, Tensor]] = {}
-    for n, length in enumerate(lengths):
-        pair = inputs(length, step.streams.width, seed=n), inputs(length, REMEMBERED, seed=9 + n)
-        found[step.open_source(*pair)] = pair
-    return found
 
 
 def run(net: Network, precision: Precision, threads: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
@@ -75,7 +28,7 @@ def run(net: Network, precision: Precision, threads: int | None = None) -> tuple
     sources = sources_of(step)
     slots = [step.open(source) for source in sources for _ in range(2)]
     of = dict(zip(slots, (pair for pair in sources.values() for _ in range(2)), strict=True))
-    double = Network(*(copy_in_double(part) for part in (net.lstm, net.embedding, net.combine, net.output)))
+    double = net.double()
     fed: dict[int, Tensor] = {slot: torch.zeros(COMBINED).double() for slot in slots}
     state: dict[int, object] = dict.fromkeys(slots)
     ours: list[Tensor] = []
@@ -93,12 +46,6 @@ def run(net: Network, precision: Precision, threads: int | None = None) -> tuple
             ours += [result[row].clone(), alpha[row, :length].clone(), step._fed[slot].clone()]
             theirs += [wanted, weights, fed[slot]]
     return ours, theirs
-
-
-def copy_in_double(part: nn.Module | Tensor) -> object:
-    import copy
-
-    return part.double() if isinstance(part, Tensor) else copy.deepcopy(part).double()
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -142,6 +89,35 @@ def test_same_bits_alone_together_and_on_any_number_of_threads(precision: Precis
         assert torch.equal(stepped(list(range(12)), threads), expected)
         assert torch.equal(stepped([5], threads)[0], expected[5])
         assert torch.equal(stepped([8, 2], threads), expected[[8, 2]])
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    words=st.integers(1, 300),
+    sizes=st.tuples(*[st.integers(1, 70)] * 4),
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    isa=st.sampled_from(ISAS or ["generic"]),
+    threads=st.integers(1, 3),
+)
+def test_any_shape(words: int, sizes: tuple[int, ...], lengths: list[int], isa: str, threads: int) -> None:
+    native.use_isa(isa)
+    torch.manual_seed(0)
+    embedded, combined, hidden, remembered = sizes
+    lstm = nn.LSTM(embedded + combined, hidden)
+    layers = nn.Linear(remembered + hidden, combined), nn.Linear(combined, words)
+    net = Network(lstm, torch.randn(words, embedded), *layers)
+    step = DecoderStep(lstm, net.embedding, *layers, slots=len(lengths), threads=threads)
+    pairs = [(inputs(length, hidden, seed=n), inputs(length, remembered)) for n, length in enumerate(lengths)]
+    slots = torch.tensor([step.open(step.open_source(*pair)) for pair in pairs])
+    tokens = torch.arange(len(lengths)) % words
+    result, alpha = step.step(tokens, slots)
+    double = net.double()
+    for row, (keys, values) in enumerate(pairs):
+        with torch.no_grad():
+            fed = torch.zeros(combined).double()
+            wanted, weights, *_ = double.step(int(tokens[row]), (keys.double(), values.double()), fed, None)
+        assert (result[row] - wanted).abs().max() < 1e-5
+        assert (alpha[row, : len(weights)] - weights).abs().max() < 1e-5 and not alpha[row, len(weights) :].any()
 
 
 def test_beam_search_finds_what_a_loop_in_torch_finds() -> None:

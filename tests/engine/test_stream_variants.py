@@ -5,6 +5,8 @@ import zlib
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
@@ -90,6 +92,24 @@ def test_steps_are_the_whole_sequence(isa: str, name: str) -> None:
             assert torch.equal(ours, theirs)
         else:
             assert (ours - theirs).abs().max() < 2e-6 * max(1, theirs.abs().max())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    name=st.sampled_from(EXACT),
+    features=st.integers(1, 40),
+    hidden=st.integers(20, 70),
+    slots=st.integers(1, 110),
+    threads=st.integers(1, 3),
+    isa=st.sampled_from(ISAS or ["generic"]),
+)
+def test_any_shape(name: str, features: int, hidden: int, slots: int, threads: int, isa: str) -> None:
+    native.use_isa(isa)
+    lstm = make(name, features, hidden)
+    x = inputs(3, slots, features)
+    y, _ = whole(lstm, x)
+    got = stepped(opened(lstm, slots, "highest", threads), x[:, 0] if slots == 1 else x)
+    assert torch.equal(got.view_as(y), y)
 
 
 def layer_step_in_double(layer: LSTMLayer, precision: Precision, x: Tensor, before: State) -> State:

@@ -111,7 +111,7 @@ def weights_of(lstm: Steppable, number: int, shape: Shape) -> StreamWeights:
     skip = lstm.skips[number] if isinstance(lstm, LSTMStack) else None
     around: tuple[Tensor | None, ...] = (None, None, None)
     if isinstance(skip, Skip):
-        transform = None if skip.transform is None else skip.transform
+        transform = skip.transform
         around = (
             None if skip.reshape is None else skip.reshape.weight,
             None if transform is None else transform.weight,
