@@ -6,6 +6,9 @@ One stream, 64 features: torch.nn.LSTM over a sequence of one, torch.nn.LSTMCell
 LSTM, and for int8 what torch.ao.quantization.quantize_dynamic makes of it; all carry their state from step to step. A
 run is BLOCK steps. The roof is how fast one thread reads as many bytes as the weights have.
 
+Every variant of the cell, one stream: against the same cell as a step in tensor operations (engine/cells.py), and
+against our own plain cell.
+
 A thousand streams stepped together: against holdfast.LSTM over whole sequences of a thousand rows, which reads every
 weight as rarely as may be and knows all of its input beforehand.
 """
@@ -19,8 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear
 
 import holdfast
+from holdfast import Cell, LSTMLayer
+from holdfast.engine.cells import step as cell_step
 from holdfast.engine.stream import Precision
 from holdfast.engine.stream_native import read_speed
 from measure import CALM, RESULTS, Options, compare, machine, options
@@ -202,6 +208,47 @@ def many_streams(hidden: int, given: Options) -> list[Found]:
     return rows
 
 
+VARIANTS = {
+    "peephole": Cell(peephole=True),
+    "coupled": Cell(coupled=True),
+    "zoneout": Cell(zoneout_h=0.1, zoneout_c=0.1),
+    "exponential": Cell(exponential=True),
+    "normalised": Cell(normalised=True),
+    "projection": Cell(projection=64, peephole=True),
+}
+
+
+def variant_in_torch(layer: LSTMLayer, x: Tensor) -> Work:
+    """The cell as one writes it in tensor operations, carrying its state."""
+    row, weights = x.view(1, -1), layer.weights()
+    variant = layer.variant(row)
+    state = [layer.initial_state(row[None], weights, variant)]
+
+    def step() -> None:
+        hoisted = linear(row, weights.input, None if layer.cell.normalised else weights.bias)
+        if layer.cell.normalised:
+            hoisted = layer_norm(hoisted, hoisted.shape[1:], weights.gain_x, weights.bias)
+        state[0] = cell_step(hoisted, state[0], weights, variant, 0).state
+
+    return block(step)
+
+
+def variant_streams(hidden: int, given: Options) -> list[Found]:
+    x = torch.randn(FEATURES, generator=torch.Generator().manual_seed(0))
+    plain = holdfast.Streams(LSTMLayer(FEATURES, hidden).eval())
+    plain_step = block(lambda step=plain.step: step(x))
+    rows: list[Found] = []
+    for name, cell in VARIANTS.items():
+        layer = LSTMLayer(FEATURES, hidden, cell).eval()
+        weights = 4 * hidden * (FEATURES + layer.width) + (cell.projection or 0) * hidden
+        streams = holdfast.Streams(layer)
+        ours = block(lambda step=streams.step: step(x))
+        case = f"{name}, I{FEATURES} H{hidden}"
+        rivals = {"torch operations": variant_in_torch(layer, x), "plain stream": plain_step}
+        rows += [found(case, "highest", rival, weights, (ours, work, BLOCK), given) for rival, work in rivals.items()]
+    return rows
+
+
 def report(rows: list[Found], roofs: dict[int, float], given: Options) -> None:
     print(f"{'case':45} {'precision':9} threads  ours us (iqr)     rival us (iqr)    ratio   GB/s  of roof")
     for r in rows:
@@ -235,6 +282,8 @@ def main() -> None:
             torch.set_num_threads(threads)
             for hidden in (128, 256, 512):
                 rows += one_stream(hidden, given)
+            for hidden in (128, 256) if threads == 1 else ():  # a second thread changes nothing about the cells
+                rows += variant_streams(hidden, given)
             for hidden in (128, 256):
                 rows += many_streams(hidden, given)
     sizes = {r.weight_bytes for r in rows if r.case.startswith("one")} | {

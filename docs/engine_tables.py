@@ -118,6 +118,19 @@ def stream_others_table() -> str:
     return markdown(rows)
 
 
+def stream_variants_table() -> str:
+    """Every variant of the cell, one stream on one thread: beside tensor operations, and beside the plain stream."""
+    found = result("engine_stream")
+    times = {(row["case"], row["rival"]): row for row in found["rows"] if row["threads"] == 1}
+    rows = [["", "us a step (iqr)", "torch operations: us, ratio", "of the plain stream"]]
+    for (case, rival), row in times.items():
+        if rival == "torch operations":
+            theirs = f"{row['rival_us']:.0f}, **{row['ratio']:.1f}x**"
+            plain = f"{1 / times[case, 'plain stream']['ratio']:.2f}"
+            rows.append([case, f"{row['ours_us']:.2f} ({row['ours_iqr_us']:.2f})", theirs, plain])
+    return f"{markdown(rows)}\n\n{measured_on(found)}"
+
+
 def stream_accuracy() -> str:
     """The largest error of h over a thousand steps."""
     found = result("engine_precision_stream")

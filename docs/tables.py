@@ -18,6 +18,7 @@ from engine_tables import (
     stream_accuracy,
     stream_others_table,
     stream_table,
+    stream_variants_table,
     variants_table,
 )
 from memory_tables import long_memory_table
@@ -42,6 +43,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "losses": losses_table,
     "stream one": stream_table,
     "stream others": stream_others_table,
+    "stream variants": stream_variants_table,
+    "engine decoder": lambda: engine_table("engine_decoder"),
     "stream accuracy": stream_accuracy,
 }
 

@@ -121,12 +121,39 @@ Outcome examine(const holdfast_lstm *p)
 // Beyond LARGEST_INT8 elements a sum of int8 products might leave 32 bits.
 enum : Index { LARGEST_INT8 = 65536 };
 
+Outcome examine(const holdfast_stream_layer &layer, Index precision)
+{
+    if (layer.units < 1 || layer.projection < 0) return BAD_SIZE;
+    if (precision == HOLDFAST_INT8 && layer.units > LARGEST_INT8) return BAD_SIZE;
+    if (layer.connection < HOLDFAST_PLAIN || layer.connection > HOLDFAST_HIGHWAY) return BAD_CELL;
+    const float *given = &layer.epsilon; // weights come later
+    holdfast_cell cell = {};
+    cell.kind = layer.kind;
+    cell.zoneout_h = layer.zoneout_h;
+    cell.zoneout_c = layer.zoneout_c;
+    cell.projection = layer.projection ? given : nullptr;
+    cell.projected = layer.projection;
+    cell.peephole = cell.gain_x = cell.gain_h = cell.gain_c = cell.bias_c = given;
+    return examine_cell(&cell);
+}
+
 Outcome examine(const holdfast_streams *p)
 {
-    if (!p || p->layers < 1 || p->features < 1 || p->units < 1 || p->projection < 0 || p->slots < 1) return BAD_SIZE;
+    if (!p || p->layers < 1 || p->features < 1 || p->slots < 1 || !p->shapes) return BAD_SIZE;
     if (p->threads < 1 || p->precision < HOLDFAST_FLOAT32 || p->precision > HOLDFAST_INT8) return BAD_SIZE;
-    if (p->precision == HOLDFAST_INT8 && (p->features > LARGEST_INT8 || p->units > LARGEST_INT8)) return BAD_SIZE;
+    if (p->precision == HOLDFAST_INT8 && p->features > LARGEST_INT8) return BAD_SIZE;
+    for (Index n = 0; n < p->layers; ++n)
+        if (const Outcome wrong = examine(p->shapes[n], p->precision)) return wrong;
     return DONE;
+}
+
+bool all_given(const holdfast_stream_layer &layer, const holdfast_stream_weights &from)
+{
+    const bool normalised = layer.kind & HOLDFAST_NORMALISED, peephole = layer.kind & HOLDFAST_PEEPHOLE;
+    if (!from.w_input || !from.w_recurrent || !from.projection != !layer.projection) return false;
+    if (normalised && (!from.gain_x || !from.gain_h || !from.gain_c || !from.bias_c)) return false;
+    if (layer.connection == HOLDFAST_HIGHWAY && (!from.transform || !from.transform_bias)) return false;
+    return !peephole || from.peephole;
 }
 
 Outcome examine(const holdfast_softmax *p)
@@ -142,6 +169,17 @@ Outcome examine(const holdfast_softmax *p)
 const Engine *engine_of(const holdfast_streams *p)
 {
     return static_cast<const Engine *>(p->engine);
+}
+
+Outcome examine(const holdfast_decoder *p)
+{
+    if (!p || !p->streams || !p->streams->memory || !p->streams->engine) return MISSING_BUFFER;
+    if (p->embedded < 1 || p->remembered < 1 || p->combined < 1 || p->vocabulary < 1) return BAD_SIZE;
+    const holdfast_stream_layer &top = p->streams->shapes[p->streams->layers - 1];
+    const Index joined = p->remembered + (top.projection ? top.projection : top.units);
+    const bool too_wide = joined > LARGEST_INT8 || p->combined > LARGEST_INT8;
+    if (p->streams->precision == HOLDFAST_INT8 && too_wide) return BAD_SIZE;
+    return p->streams->features == p->embedded + p->combined ? DONE : BAD_SIZE;
 }
 
 } // namespace
@@ -197,9 +235,8 @@ int64_t holdfast_streams_lay_out(holdfast_streams *p)
 int64_t holdfast_streams_pack(holdfast_streams *p, int64_t layer, const holdfast_stream_weights *from)
 {
     if (layer < 0 || layer >= p->layers) return BAD_SIZE;
-    if (!from->w_input || !from->w_recurrent || !from->projection != !p->projection) return MISSING_BUFFER;
-    engine_of(p)->streams_pack(p, layer, from);
-    return DONE;
+    if (!all_given(p->shapes[layer], *from)) return MISSING_BUFFER;
+    return engine_of(p)->streams_pack(p, layer, from);
 }
 
 int64_t holdfast_streams_step(const holdfast_step *step)
@@ -217,6 +254,35 @@ int64_t holdfast_softmax_cross_entropy(const holdfast_softmax *p)
 {
     if (const Outcome wrong = examine(p)) return wrong;
     return p->tokens ? engine()->softmax_cross_entropy(p) : DONE;
+}
+
+int64_t holdfast_decoder_bytes(const holdfast_decoder *p)
+{
+    if (const Outcome wrong = examine(p)) return -wrong;
+    return engine_of(p->streams)->decoder_bytes(p);
+}
+
+int64_t holdfast_decoder_lay_out(const holdfast_decoder *p)
+{
+    if (const Outcome wrong = examine(p)) return wrong;
+    if (!p->memory || !p->embedding || !p->source_of || !p->fed) return MISSING_BUFFER;
+    engine_of(p->streams)->decoder_lay_out(p);
+    return DONE;
+}
+
+int64_t holdfast_decoder_pack(const holdfast_decoder *p, const holdfast_decoder_weights *from)
+{
+    if (!from->combine || !from->output) return MISSING_BUFFER;
+    engine_of(p->streams)->decoder_pack(p, from);
+    return DONE;
+}
+
+int64_t holdfast_decoder_advance(const holdfast_decoder_step *step)
+{
+    if (step->rows < 0 || step->rows > step->decoder->streams->slots) return BAD_SIZE;
+    if (!step->rows) return DONE;
+    if (!step->tokens || !step->slots || !step->result || !step->alpha) return MISSING_BUFFER;
+    return engine_of(step->decoder->streams)->decoder_advance(step);
 }
 
 int64_t holdfast_burn(int64_t rounds, int64_t threads)
@@ -245,6 +311,7 @@ const char *holdfast_error(int64_t code)
     case BAD_SLOT: return "a slot is out of range, closed, or named twice";
     case BUSY: return "another thread is stepping these streams";
     case BAD_TARGET: return "a target lies outside the vocabulary";
+    case BAD_SOURCE: return "a hypothesis has no source to attend to";
     default: return "unknown error";
     }
 }

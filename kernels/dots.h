@@ -346,4 +346,16 @@ static void pack_matrix(const Matrix &to, const Precision &as, const float *weig
         }
 }
 
+// The product of some rows with some panels of a matrix, from the first given on; several panels for one row only.
+static inline void multiply(const Precision &as, const Matrix &with, Index panel, Index panels, Index rows, DotsJob job)
+{
+    job.depth = with.words;
+    job.b = with.packed + panel * with.panel_words * BLOCK_SUMS;
+    job.b_stride = with.panel_words * BLOCK_SUMS;
+    job.offset = with.offset ? with.offset + panel * BLOCK_SUMS : nullptr;
+    job.scale = with.scale ? with.scale + panel * BLOCK_SUMS : nullptr;
+    const Dots dots = panels > 1 ? as.side_by_side : as.rows[rows - 1];
+    dots(job);
+}
+
 #endif

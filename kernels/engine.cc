@@ -2,6 +2,7 @@
 // HOLDFAST_ENGINE naming the result. Everything but that one symbol is internal, and no template of the standard
 // library is used: otherwise the linker might pick AVX-512 code for a function that an older CPU calls too.
 #include "backward.h"
+#include "decoder.h"
 #include "forward.h"
 #include "softmax.h"
 #include "stream.h"
@@ -57,4 +58,5 @@ static Index read_memory(const float *from, Index floats, Index rounds)
 const Engine HOLDFAST_SYMBOL(HOLDFAST_ENGINE) = {
     HOLDFAST_NAME(HOLDFAST_ENGINE), kept_floats, scratch_bytes, forward, backward, burn,
     read_memory, streams_bytes, streams_lay_out, streams_pack, streams_step,
-    softmax_scratch_bytes, softmax_cross_entropy};
+    softmax_scratch_bytes, softmax_cross_entropy,
+    decoder_bytes, decoder_lay_out, decoder_pack, decoder_advance};

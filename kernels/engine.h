@@ -15,7 +15,8 @@ enum Outcome : Index {
     BAD_CELL = 5,
     BAD_SLOT = 6,
     BUSY = 7,
-    BAD_TARGET = 8
+    BAD_TARGET = 8,
+    BAD_SOURCE = 9
 };
 
 struct Engine {
@@ -28,10 +29,14 @@ struct Engine {
     Index (*read)(const float *from, Index floats, Index rounds);
     Index (*streams_bytes)(const holdfast_streams *);
     void (*streams_lay_out)(holdfast_streams *);
-    void (*streams_pack)(const holdfast_streams *, Index layer, const holdfast_stream_weights *);
+    Outcome (*streams_pack)(const holdfast_streams *, Index layer, const holdfast_stream_weights *);
     Outcome (*streams_step)(const holdfast_step *);
     Index (*softmax_scratch_bytes)(const holdfast_softmax *);
     Outcome (*softmax_cross_entropy)(const holdfast_softmax *);
+    Index (*decoder_bytes)(const holdfast_decoder *);
+    void (*decoder_lay_out)(const holdfast_decoder *);
+    void (*decoder_pack)(const holdfast_decoder *, const holdfast_decoder_weights *);
+    Outcome (*decoder_advance)(const holdfast_decoder_step *);
 };
 
 // Aggregates of constants: nothing runs when the library is loaded. Which of them exist is CMake's business.

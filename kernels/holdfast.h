@@ -33,7 +33,7 @@
 
 #include <stdint.h>
 
-#define HOLDFAST_ABI 4
+#define HOLDFAST_ABI 5
 
 #ifdef __cplusplus
 extern "C" {
@@ -114,26 +114,50 @@ typedef struct holdfast_lstm_gradients {
 } holdfast_lstm_gradients;
 
 
+/* How a layer's output y meets its input x: as it is; y + x (He et al. 2016); or t * y + (1 - t) * x with
+ * t = sigmoid(T x + b) (Srivastava, Greff & Schmidhuber 2015). Where their widths differ S x stands for x. */
+typedef enum holdfast_connection {
+    HOLDFAST_PLAIN = 0,
+    HOLDFAST_RESIDUAL = 1,
+    HOLDFAST_HIGHWAY = 2
+} holdfast_connection;
+
+typedef struct holdfast_stream_layer { /* what a layer of a stack is; see holdfast_cell */
+    int64_t units;
+    int64_t projection; /* width of h where it is projected, h = P (o tanh(c)); otherwise 0, and h has `units` */
+    int64_t kind;
+    int64_t connection;         /* a holdfast_connection */
+    float zoneout_h, zoneout_c; /* in their expectation */
+    float epsilon;
+    int32_t unused;
+} holdfast_stream_layer;
+
 typedef struct holdfast_streams {
-    int64_t layers, features, units;
-    int64_t projection; /* width of h where the layers project it, h = P (o tanh(c)); otherwise 0, and h has `units` */
-    int64_t slots;      /* streams at most */
-    int64_t precision;  /* a holdfast_precision */
-    int64_t threads;    /* at most; fewer are used where the work is small */
-    void *memory;       /* holdfast_streams_bytes(...), 64-byte aligned */
+    int64_t layers, features;
+    const holdfast_stream_layer *shapes; /* [layers], for as long as the streams live */
+    int64_t slots;                       /* streams at most */
+    int64_t precision;                   /* a holdfast_precision */
+    int64_t threads;                     /* at most; fewer are used where the work is small */
+    void *memory;                        /* holdfast_streams_bytes(...), 64-byte aligned */
     unsigned char *open; /* [slots] 1: may be stepped, 0: may not; the caller's to write between steps */
     /* What follows is the library's. */
     int64_t busy;       /* 1 while a step is on its way */
     const void *engine; /* the instruction set that the weights are packed for */
-    float *h, *c;       /* the states: [layers, slots], h_row and c_row floats apart */
+    float *h, *c;       /* the states: [layers, slots], h_row and c_row floats apart. A row of the exponential cell
+                           holds c, n and m, `units` rounded up to 16 floats apart */
     int64_t h_row, c_row;
 } holdfast_streams;
 
 typedef struct holdfast_stream_weights { /* of one layer; read while it is packed, not later */
-    const float *w_input;     /* [4*units, features]; above the first layer [4*units, width of h] */
+    const float *w_input;     /* [4*units, features]; above the first layer [4*units, width of the output below] */
     const float *w_recurrent; /* [4*units, width of h] */
     const float *bias;        /* [4*units], or NULL for zero */
     const float *projection;  /* [projection, units], or NULL without */
+    const float *peephole;    /* these as in holdfast_cell, or NULL without */
+    const float *gain_x, *gain_h, *gain_c, *bias_c;
+    const float *reshape;        /* S [width of h, width of x], with a connection where they differ */
+    const float *transform;      /* T [width of h, width of x], of a highway */
+    const float *transform_bias; /* [width of h], of a highway */
 } holdfast_stream_weights;
 
 typedef struct holdfast_step {
@@ -142,8 +166,51 @@ typedef struct holdfast_step {
     const float *x;       /* [rows, features] */
     int64_t x_row;        /* floats from row to row */
     const int64_t *slots; /* [rows] different from each other, or NULL: 0, 1, 2... */
-    float *y;             /* [rows, width of h], without gaps: h of the top layer */
+    float *y;             /* [rows, width of h], without gaps: what the top layer shows */
 } holdfast_step;
+
+/* One step of a decoder with attention and input feeding (Luong, Pham & Manning 2015). A hypothesis is a slot of the
+ * streams; s is what their top layer shows, a' the hypothesis' a of the step before:
+ *
+ *     x      = [embedding of the token ; a']               the streams' input
+ *     e_j    = s . key_j      alpha = softmax(e)           over the hypothesis' own source
+ *     a      = tanh(Wc [sum_j alpha_j value_j ; s] + bc)
+ *     result = logarithm of softmax(Wo a + bo)
+ *
+ * Wc and Wo are packed once, in the streams' precision; attention is in float32. */
+typedef struct holdfast_source { /* matrices have no gaps between rows */
+    const float *keys;   /* [steps, width of s] */
+    const float *values; /* [steps, remembered] */
+    int64_t steps;       /* 0: there is none here (any longer) */
+} holdfast_source;
+
+typedef struct holdfast_decoder {
+    holdfast_streams *streams; /* whose features are `embedded` + `combined` */
+    int64_t embedded, remembered, combined, vocabulary; /* widths of an embedding, a value and a; words */
+    const float *embedding;    /* [vocabulary, embedded] */
+    const holdfast_source *sources;
+    const int64_t *source_of; /* [slots] into sources */
+    float *fed;               /* [slots, combined] a */
+    void *memory;             /* holdfast_decoder_bytes(...), 64-byte aligned */
+} holdfast_decoder;
+
+typedef struct holdfast_decoder_weights { /* read while they are packed, not later */
+    const float *combine; /* Wc [combined, remembered + width of s] */
+    const float *combine_bias; /* [combined], or NULL for zero */
+    const float *output;       /* Wo [vocabulary, combined] */
+    const float *output_bias;  /* [vocabulary], or NULL for zero */
+} holdfast_decoder_weights;
+
+typedef struct holdfast_decoder_step {
+    const holdfast_decoder *decoder;
+    int64_t rows;
+    const int64_t *tokens; /* [rows] 0..vocabulary-1 */
+    const int64_t *slots;  /* [rows] different from each other */
+    float *result;         /* [rows], result_row apart: [vocabulary], written up to a multiple of 64 */
+    int64_t result_row;
+    float *alpha; /* [rows], alpha_row apart: the source's steps, then zeros */
+    int64_t alpha_row; /* a multiple of 16, no less than the longest source has steps */
+} holdfast_decoder_step;
 
 /* Cross-entropy of softmax(h weight^T + bias), a chunk of tokens at a time: the logits of all tokens never exist. With
  * t the target's word and e the smoothing, a token's loss is
@@ -187,6 +254,13 @@ int64_t holdfast_streams_bytes(holdfast_streams *); /* negative: an error's code
 int64_t holdfast_streams_lay_out(holdfast_streams *);
 int64_t holdfast_streams_pack(holdfast_streams *, int64_t layer, const holdfast_stream_weights *);
 int64_t holdfast_streams_step(const holdfast_step *);
+
+/* A decoder, in this order: streams that are packed; bytes, lay_out, pack, and then steps. Nothing has changed where a
+ * step is refused. */
+int64_t holdfast_decoder_bytes(const holdfast_decoder *); /* negative: an error's code, negated */
+int64_t holdfast_decoder_lay_out(const holdfast_decoder *);
+int64_t holdfast_decoder_pack(const holdfast_decoder *, const holdfast_decoder_weights *);
+int64_t holdfast_decoder_advance(const holdfast_decoder_step *);
 
 int64_t holdfast_softmax_scratch_bytes(const holdfast_softmax *);
 int64_t holdfast_softmax_cross_entropy(const holdfast_softmax *); /* tokens > 0; without them nothing is written */

@@ -5,192 +5,92 @@
 #ifndef HOLDFAST_STREAM_H
 #define HOLDFAST_STREAM_H
 
-#include "gates.h"
-#include "stream_plan.h"
+#include "stream_cells.h"
 
-// Some rows of a step, at one layer after the other, and which of the units this worker computes.
-struct StreamShare {
-    const holdfast_step *step;
-    const StreamPlan *plan;
-    Index first_row, rows;
-    Index worker, workers; // that share the units of these rows; 1: this one has them all
-    StreamWorker *own;
-    StreamWorker *common; // where `shown` and `projected` stand: own, or the first worker's
-    float *c;             // own.c, or of one row the slot's own
-};
-
-static inline Index slot_of(const StreamShare &s, Index row)
+// Where a row's input of a layer stands.
+static inline const float *input_of(const StreamShare &s, const StreamLayer *below, Index row)
 {
-    return s.step->slots ? s.step->slots[s.first_row + row] : s.first_row + row;
+    return below ? below->out + slot_of(s, row) * s.plan->h_row : s.step->x + (s.first_row + row) * s.step->x_row;
 }
 
-static inline void wait_for_sharers(const StreamShare &s)
+// Whether c leaves its slots for a while: one row is worked on where it stands, and so are normalised ones.
+static inline bool moves_c(const StreamShare &s, const StreamLayer &layer)
 {
-    if (s.workers > 1) wait_for_all(const_cast<Barrier *>(&s.plan->barrier), s.workers);
+    return s.rows > 1 && !layer.normalised;
 }
 
 static void gather(StreamShare &s, const StreamLayer &layer, const StreamLayer *below)
 {
     const StreamPlan &plan = *s.plan;
     const Precision &as = *plan.precision;
-    const size_t c_bytes = sizeof(float) * static_cast<size_t>(plan.blocks * VL);
+    const size_t c_bytes = sizeof(float) * static_cast<size_t>(layer.memories * layer.memory_stride);
+    const size_t h_bytes = sizeof(float) * static_cast<size_t>(layer.width);
     for (Index m = 0; m < s.rows; ++m) {
         const Index slot = slot_of(s, m);
-        const float *x = below ? below->h + slot * plan.h_row : s.step->x + (s.first_row + m) * s.step->x_row;
+        const float *h = layer.h + slot * plan.h_row;
         Word *input = s.own->input + m * plan.input_stride;
-        s.own->scale[0][m] = as.put(input, x, layer.features);
-        s.own->scale[1][m] = as.put(input + layer.x_words, layer.h + slot * plan.h_row, plan.width);
-        if (s.rows > 1) memcpy(s.own->c + m * plan.c_row, layer.c + slot * plan.c_row, c_bytes);
+        s.own->scale[0][m] = as.put(input, input_of(s, below, m), layer.features);
+        s.own->scale[1][m] = as.put(input + layer.x_words, h, layer.width);
+        if (moves_c(s, layer)) memcpy(s.own->c + m * plan.c_row, layer.c + slot * plan.c_row, c_bytes);
+        if (layer.keeps_h) memcpy(s.own->h_before + m * plan.c_row, h, h_bytes);
     }
     s.c = s.rows > 1 ? s.own->c : layer.c + slot_of(s, 0) * plan.c_row;
+    if (!layer.cells && !layer.normalised) return;
+    s.variant = layer.variant;
+    s.variant.c = s.c;
+    s.variant.h = layer.keeps_h ? s.own->h_before : nullptr;
 }
 
-// The product of some rows, from `row` on, with some panels of a matrix.
-static inline void multiply(const StreamPlan &plan, const Matrix &with, Index panel, Index panels, Index rows,
-                            DotsJob job)
-{
-    job.depth = with.words;
-    job.b = with.packed + panel * with.panel_words * BLOCK_SUMS;
-    job.b_stride = with.panel_words * BLOCK_SUMS;
-    job.offset = with.offset ? with.offset + panel * BLOCK_SUMS : nullptr;
-    job.scale = with.scale ? with.scale + panel * BLOCK_SUMS : nullptr;
-    const Dots dots = panels > 1 ? plan.precision->side_by_side : plan.precision->rows[rows - 1];
-    dots(job);
-}
-
-// Some rows of some blocks, from the first of either.
-struct GatePiece {
-    Index block, blocks, row, rows;
-};
-
-static inline void gate_sums(const StreamShare &s, const StreamLayer &layer, const GatePiece &at, float *sums)
+// h and c back to their slots, and h of the top layer to y, if not nullptr: elements h_first..h_last and units
+// c_first..c_last.
+static void scatter(const StreamShare &s, const StreamLayer &layer, float *y, const Index (&h)[2], const Index (&c)[2])
 {
     const StreamPlan &plan = *s.plan;
-    DotsJob job = {};
-    job.a = s.own->input + at.row * plan.input_stride;
-    job.a_stride = plan.input_stride;
-    job.init = layer.bias + at.block * BLOCK_SUMS;
-    job.c = sums;
-    job.c_stride = BLOCK_SUMS;
-    for (Index n = 0; n < layer.products; ++n) {
-        job.row_scale = s.own->scale[n] + at.row;
-        multiply(plan, layer.gates[n], at.block, at.blocks, at.rows, job);
-        job.a += layer.x_words;
-        job.init = sums;
-        job.init_stride = BLOCK_SUMS;
-    }
-}
-
-static inline CellRows cells_from(const StreamShare &s, Index block, Index row, float *sums)
-{
-    const StreamPlan &plan = *s.plan;
-    CellRows cell = {};
-    cell.sums = sums;
-    cell.c = s.c + row * plan.c_row + block * VL;
-    cell.c_stride = plan.c_row;
-    cell.h = s.common->shown + row * plan.shown_row + block * VL;
-    cell.h_stride = plan.shown_row;
-    cell.y = s.own->y;
-    cell.unit = block * VL;
-    cell.present = VL; // all buffers are padded
-    return cell;
-}
-
-// One row: its blocks take the place of rows, as in forward.h, where it also says why they run back and forth.
-static void cells_of_row(const StreamShare &s, const StreamLayer &layer, Index first, Index last)
-{
-    const Index groups = pieces(last - first, PANELS_AT_ONCE);
-    for (Index g = 0; g < groups; ++g) {
-        const Index block = first + (s.plan->turn & 1 ? groups - 1 - g : g) * PANELS_AT_ONCE;
-        const Index blocks = least_index(PANELS_AT_ONCE, last - block);
-        float *sums = s.own->sums + (block - first) * BLOCK_SUMS;
-        if (blocks == PANELS_AT_ONCE)
-            gate_sums(s, layer, {block, blocks, 0, 1}, sums);
-        else
-            for (Index b = 0; b < blocks; ++b) gate_sums(s, layer, {block + b, 1, 0, 1}, sums + b * BLOCK_SUMS);
-    }
-    CellRows cell = cells_from(s, first, 0, s.own->sums);
-    cell.c_stride = cell.h_stride = VL;
-    cell.unit = 0;
-    for (Index block = first; block < last; ++block) s.own->y[block - first] = s.common->shown + block * VL;
-    cells_forward(last - first, cell);
-}
-
-static void cells_of_rows(const StreamShare &s, const StreamLayer &layer, Index first, Index last)
-{
-    const Index tiles = pieces(s.rows, s.plan->precision->most_rows);
-    for (Index block = first; block < last; ++block)
-        for (Index t = 0; t < tiles; ++t) {
-            const Index row = border(s.rows, tiles, t), count = border(s.rows, tiles, t + 1) - row;
-            gate_sums(s, layer, {block, 1, row, count}, s.own->sums);
-            for (Index m = 0; m < count; ++m) s.own->y[m] = s.common->shown + (row + m) * s.plan->shown_row;
-            cells_forward(count, cells_from(s, block, row, s.own->sums));
-        }
-}
-
-// h = P (o tanh(c)), for some panels of P.
-static void project(const StreamShare &s, const StreamLayer &layer, Index first, Index last, Index units)
-{
-    const StreamPlan &plan = *s.plan;
-    for (Index m = 0; m < s.rows; ++m)
-        s.own->scale[0][m] = plan.precision->put(s.own->shown_words + m * plan.shown_words_stride,
-                                                 s.common->shown + m * plan.shown_row, units);
-    const Index tiles = pieces(s.rows, plan.precision->most_rows);
-    for (Index panel = first; panel < last; ++panel)
-        for (Index t = 0; t < tiles; ++t) {
-            const Index row = border(s.rows, tiles, t), count = border(s.rows, tiles, t + 1) - row;
-            DotsJob job = {};
-            job.a = s.own->shown_words + row * plan.shown_words_stride;
-            job.a_stride = plan.shown_words_stride;
-            job.init = plan.zeros;
-            job.c = s.common->projected + row * plan.projected_row + panel * BLOCK_SUMS;
-            job.c_stride = plan.projected_row;
-            job.row_scale = s.own->scale[0] + row;
-            multiply(plan, layer.projection, panel, 1, count, job);
-        }
-}
-
-// h and c back to their slots, and h of the top layer out: elements h_first..h_last and units c_first..c_last.
-static void scatter(const StreamShare &s, const StreamLayer &layer, bool top, const Index (&h)[2], const Index (&c)[2])
-{
-    const StreamPlan &plan = *s.plan;
-    const float *from = plan.panels ? s.common->projected : s.common->shown;
-    const Index from_row = plan.panels ? plan.projected_row : plan.shown_row;
     const size_t h_bytes = sizeof(float) * static_cast<size_t>(largest_index(h[1] - h[0], 0));
     const size_t c_bytes = sizeof(float) * static_cast<size_t>(c[1] - c[0]);
+    const Index memories = moves_c(s, layer) ? layer.memories : 0;
     for (Index m = 0; m < s.rows; ++m) {
         const Index slot = slot_of(s, m);
-        const float *row = from + m * from_row + h[0];
+        const float *row = fresh_h(s, layer, m) + h[0];
         memcpy(layer.h + slot * plan.h_row + h[0], row, h_bytes);
-        if (top) memcpy(s.step->y + (s.first_row + m) * plan.width + h[0], row, h_bytes);
-        if (s.rows > 1) memcpy(layer.c + slot * plan.c_row + c[0], s.c + m * plan.c_row + c[0], c_bytes);
+        if (y) memcpy(y + m * layer.width + h[0], row, h_bytes);
+        for (Index n = 0; n < memories; ++n) {
+            const Index at = n * layer.memory_stride + c[0];
+            memcpy(layer.c + slot * plan.c_row + at, s.c + m * plan.c_row + at, c_bytes);
+        }
     }
 }
 
-// Workers that share units wait three times: until all have read h, until o tanh(c) is complete if it is to be
-// projected, and until h is written for the layer above or the next chunk.
+// Workers that share units wait: until all have read h; until o tanh(c) is complete if it is to be projected, and h if
+// it is to be connected; and until the output is written for the layer above or the next chunk.
 static void layer_step(StreamShare &s, Index index)
 {
-    const StreamPlan &plan = *s.plan;
-    const holdfast_streams *p = s.step->streams;
-    const StreamLayer &layer = plan.layers[index];
-    const Index first = border(plan.blocks, s.workers, s.worker), last = border(plan.blocks, s.workers, s.worker + 1);
-    gather(s, layer, index ? &layer - 1 : nullptr);
+    const StreamLayer &layer = s.plan->layers[index], *below = index ? &layer - 1 : nullptr;
+    const auto from = [&](Index count) { return border(count, s.workers, s.worker); };
+    const auto to = [&](Index count) { return border(count, s.workers, s.worker + 1); };
+    const Index first = from(layer.blocks), last = to(layer.blocks);
+    gather(s, layer, below);
     wait_for_sharers(s);
-    if (s.rows == 1)
+    if (layer.normalised)
+        normalised_cells_of_rows(s, layer, first, last);
+    else if (s.rows == 1)
         cells_of_row(s, layer, first, last);
     else
         cells_of_rows(s, layer, first, last);
     Index h[2] = {first * VL, last * VL};
-    if (plan.panels) {
+    if (layer.panels) {
         wait_for_sharers(s);
-        const Index from = border(plan.panels, s.workers, s.worker), to = border(plan.panels, s.workers, s.worker + 1);
-        project(s, layer, from, to, p->units);
-        h[0] = from * BLOCK_SUMS;
-        h[1] = to * BLOCK_SUMS;
+        project(s, layer, from(layer.panels), to(layer.panels));
+        h[0] = from(layer.panels) * BLOCK_SUMS;
+        h[1] = to(layer.panels) * BLOCK_SUMS;
     }
-    h[1] = least_index(h[1], plan.width);
-    scatter(s, layer, index + 1 == p->layers, h, {first * VL, last * VL});
+    h[1] = least_index(h[1], layer.width);
+    float *y = index + 1 == s.step->streams->layers ? s.step->y + s.first_row * layer.width : nullptr;
+    scatter(s, layer, layer.connection ? nullptr : y, h, {first * VL, last * VL});
+    wait_for_sharers(s);
+    if (!layer.connection) return;
+    connect(s, layer, from(layer.skip_panels), to(layer.skip_panels), y,
+            [&](Index row) { return input_of(s, below, row); });
     wait_for_sharers(s);
 }
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 import holdfast
 from holdfast import State, Streams
 from holdfast.engine.stream import Precision
+from holdfast.engine.stream_layers import Steppable
 
 PRECISIONS: tuple[Precision, ...] = ("highest", "medium", "int8")
 
@@ -23,7 +24,7 @@ def inputs(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def opened(lstm: nn.LSTM, slots: int, precision: Precision = "highest", threads: int | None = None) -> Streams:
+def opened(lstm: Steppable, slots: int, precision: Precision = "highest", threads: int | None = None) -> Streams:
     streams = Streams(lstm, slots, precision=precision, threads=threads)
     while slots > 1 and len(streams._closed):
         streams.open()
@@ -42,7 +43,7 @@ def stepped(streams: Streams, x: Tensor) -> Tensor:
     return torch.stack([streams.step(at).clone() for at in x])
 
 
-def alone(lstm: nn.LSTM, precision: Precision, x: Tensor) -> Tensor:
+def alone(lstm: Steppable, precision: Precision, x: Tensor) -> Tensor:
     """One stream through x [time, features] on its own."""
     return stepped(Streams(lstm, precision=precision), x)
 

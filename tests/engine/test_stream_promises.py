@@ -145,19 +145,19 @@ def test_broken_states_are_refused() -> None:
     streams = Streams(make_lstm())
     streams.step(inputs(4))
     kept = streams.state()
-    header, body = kept[:32], kept[32:]
+    header, body = kept[:16], kept[20:]  # between them the checksum
     longer = body + bytes(4)
     for state, words in (
         (b"", "not the state"),
         (kept[:20], "not the state"),
         (broken(kept, 0, b"PK"), "not the state"),
-        (broken(kept, 8, struct.pack("<I", 2)), "format 2"),
+        (broken(kept, 8, struct.pack("<I", 3)), "format 3"),
         (Streams(make_lstm(4, 8)).state(), "8 units"),
         (Streams(make_lstm(5, 7)).state(), "5 features"),
         (Streams(make_lstm(4, 7, 2)).state(), "2 layers"),
         (Streams(make_lstm(4, 7, 1, 3)).state(), "3 outputs"),
         (kept[:-1], "55 bytes long"),
-        (header[:28] + struct.pack("<I", zlib.crc32(longer)) + longer, "60 bytes long"),
+        (header + struct.pack("<I", zlib.crc32(longer)) + longer, "60 bytes long"),
         (broken(kept, 40, bytes([kept[40] ^ 1])), "damaged"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -330,11 +330,11 @@ def test_two_python_threads_with_streams_of_their_own() -> None:
 def test_two_steps_at_once_on_the_same_streams_are_told() -> None:
     streams = Streams(make_lstm())
     before = streams.state()
-    streams._memory._streams.busy = 1
+    streams.memory._streams.busy = 1
     with pytest.raises(RuntimeError, match="another thread"):
         streams.step(inputs(4))
     assert streams.state() == before
-    streams._memory._streams.busy = 0
+    streams.memory._streams.busy = 0
     streams.step(inputs(4))
 
 

@@ -5,8 +5,6 @@ they are arranged once, the states stay where they are, and a step is one call i
 """
 
 import ctypes
-import struct
-import zlib
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NoReturn, final
 
@@ -15,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from . import library
-from .reference import State
+from .cells import State
+from .stack import LSTMStack
+from .stream_bytes import state_from_bytes, state_to_bytes
+from .stream_layers import Steppable, check_steppable, shapes_of, tensor_of
 from .stream_native import BAD_SLOT, BUSY, KEEPS_THE_LOCK, PRECISIONS, Memory
 
 Precision = Literal["highest", "medium", "int8"]
@@ -24,12 +25,6 @@ Slots = int | Tensor | Sequence[int] | Array
 
 _FLOAT32: Final = np.dtype(np.float32)
 _BYTES: Final = {"highest": 4, "medium": 2, "int8": 1}  # of a weight
-
-# A slot's state as bytes: this header, then h [layers, width] and c [layers, hidden] in float32; all of it with the
-# lowest byte first. The header: magic, format, layers, features, hidden, width, and a checksum of what follows it.
-_HEADER: Final = struct.Struct("<8s6I")
-_MAGIC: Final = b"HFSTREAM"
-_FORMAT: Final = 1
 
 
 @final
@@ -48,13 +43,13 @@ class Streams:
     dropout is off. Two threads must not use one object at once; two objects they may.
 
     Args:
-        lstm: a torch.nn.LSTM or holdfast.LSTM, float32 on the CPU, one direction; any number of layers, with or without
-            biases and projection.
+        lstm: a torch.nn.LSTM or holdfast.LSTM, an LSTMLayer or an LSTMStack of any cells and connections; float32 on
+            the CPU, one direction. Zoneout is taken in its expectation.
         slots: how many streams there may be at once. A single one is open from the start, more are to be opened.
         precision: of the weights and of what they are multiplied with. "highest" is float32 and gives the very bits of
-            holdfast.LSTM. "medium" is bfloat16. "int8" has a scale
-            for every output channel of the weights, and for every x and h of every step. Sums, gates and states are
-            float32 always.
+            the layer over the whole sequence (where a connection has weights: to rounding). "medium" is bfloat16.
+            "int8" has a scale for every output channel of the weights, and for every x and h of every step. Sums,
+            gates and states are float32 always.
         threads: at most so many; None stands for torch.get_num_threads(). Results do not depend on it.
 
     Attributes:
@@ -62,15 +57,17 @@ class Streams:
             place is the shortest way: there is nothing to check.
         width: how many elements h has, and what `step` returns.
 
+        memory: the kernels' side: packed weights and states as they lie. For decoder.py, not for users.
+
     Raises:
         ValueError: an LSTM, a precision or a number that this is not made for.
         RuntimeError: there is no native engine here; the message says why.
     """
 
     def __init__(
-        self, lstm: nn.LSTM, slots: int = 1, *, precision: Precision = "highest", threads: int | None = None
+        self, lstm: Steppable, slots: int = 1, *, precision: Precision = "highest", threads: int | None = None
     ) -> None:
-        _check_lstm(lstm)
+        check_steppable(lstm)
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
         if slots < 1:
@@ -81,13 +78,13 @@ class Streams:
         if not library.available():
             raise RuntimeError(f"streams need the native engine: {library.why_not()}")
         self.lstm = lstm
-        self._packed_sizes = lstm.num_layers, lstm.input_size, lstm.hidden_size, lstm.proj_size
+        shapes = shapes_of(lstm)
         self.slots = slots
         self.precision: Precision = precision
-        self.features = lstm.input_size
-        self.width = lstm.proj_size or lstm.hidden_size
+        self.features = shapes[0].features
+        self.width = shapes[-1].width
         with torch.inference_mode(False):  # or nobody could write into the buffers outside of it
-            self._memory = Memory(lstm, slots, PRECISIONS.index(precision), threads)
+            self.memory = Memory(shapes, slots, PRECISIONS.index(precision), threads)
             self._prepare()
         self._closed = list(range(slots))[::-1]
         self.refresh()
@@ -96,7 +93,7 @@ class Streams:
 
     def _prepare(self) -> None:
         """Everything a step needs, so that it makes nothing but the call."""
-        memory, slots, features = self._memory, self.slots, self.features
+        memory, slots, features = self.memory, self.slots, self.features
         self._input = torch.zeros((slots, features) if slots > 1 else (features,))
         here = self._input.data_ptr()
         row = torch.zeros(features)  # where an array is copied to
@@ -148,7 +145,7 @@ class Streams:
         """
         if x is self._input and slots is None:
             code = self._step_all(self._input_at)
-            return self._refuse(code, None) if code else self._all
+            return self.refuse(code, None) if code else self._all
         if slots is None:
             answers = self._only_answers  # and the slot is 0, as it ever was
         elif type(slots) is int and 0 <= slots < self.slots:
@@ -170,11 +167,11 @@ class Streams:
         else:
             return self._step_any(x, slots)
         code = self._step_one(self._slot_at)
-        return self._refuse(code, [self._slot.value]) if code else answer
+        return self.refuse(code, [self._slot.value]) if code else answer
 
     def _step_any(self, x: Tensor | Array, slots: Slots | None) -> Tensor:
         """All other kinds of arguments."""
-        x = _tensor("x", x, torch.float32)
+        x = tensor_of("x", x, torch.float32)
         if slots is None:
             slots = 0 if self.slots == 1 else None
         if not isinstance(slots, int | np.integer):
@@ -184,18 +181,18 @@ class Streams:
             shape = f"[{self.features}] or [1, {self.features}]"
             raise ValueError(f"x came with shape {list(x.shape)}; expected {shape} for one stream")
         if not 0 <= slots < self.slots:
-            self._refuse(BAD_SLOT, [int(slots)])
+            self.refuse(BAD_SLOT, [int(slots)])
         x = x.contiguous()
         self._slot.value = int(slots)
         self._slot_step.x = x.data_ptr()
         code = self._step_one(self._slot_at)
-        return self._refuse(code, [int(slots)]) if code else answer
+        return self.refuse(code, [int(slots)]) if code else answer
 
     def _step_rows(self, x: Tensor, slots: Tensor | Sequence[int] | Array | None) -> Tensor:
         """Several streams."""
         rows = self.slots
         if slots is not None:
-            slots = _tensor("slots", slots, torch.int64).contiguous()
+            slots = tensor_of("slots", slots, torch.int64).contiguous()
             rows = slots.numel()
         if slots is not None and slots.dim() != 1:
             raise ValueError(f"slots came with shape {list(slots.shape)}; expected [n]")
@@ -209,135 +206,109 @@ class Streams:
         step.slots = None if slots is None else slots.data_ptr()
         code = self._step_several(self._several_at)
         if code:
-            self._refuse(code, None if slots is None else slots.tolist())
+            self.refuse(code, None if slots is None else slots.tolist())
         if self._several_out.shape[0] != rows:
             self._several_out = self._output[:rows]
         return self._several_out
 
-    def _refuse(self, code: int, slots: list[int] | None) -> NoReturn:
+    def refuse(self, code: int, slots: list[int] | None) -> NoReturn:
         """Say what was wrong; the kernels only know that something was."""
         if code == BUSY:
             raise RuntimeError("another thread is stepping these streams; give every thread a Streams of its own")
         if code == BAD_SLOT:
             slots = list(range(self.slots)) if slots is None else slots
             for slot in slots:
-                self._check_open(slot)
+                self.check_open(slot)
             twice = sorted({slot for slot in slots if slots.count(slot) > 1})
             raise ValueError(f"slot {twice[0]} is named {slots.count(twice[0])} times in one step")
         raise ValueError(library.words_for(code))
 
-    def _check_open(self, slot: int) -> None:
+    def check_open(self, slot: int) -> None:
         if not 0 <= slot < self.slots:
             raise ValueError(f"slot {slot} is out of range; there are {self.slots}, from 0")
-        if not self._memory.open[slot]:
+        if not self.memory.open[slot]:
             raise ValueError(f"slot {slot} is closed")
 
     def open(self) -> int:
-        """Begin a stream: a slot for it, the state zero. RuntimeError where none is left."""
+        """Begin a stream: a slot for it, its state zero or the learnt one. RuntimeError where none is left."""
         if not self._closed:
             raise RuntimeError(f"all {self.slots} slots are open; close one, or make Streams with more of them")
         slot = self._closed.pop()
-        self._memory.clear(slot)
-        self._memory.open[slot] = 1
+        self.memory.clear(slot)
+        self.memory.open[slot] = 1
         return slot
 
     def close(self, slot: int) -> None:
         """End a stream. Its slot goes to one that is opened later."""
-        self._check_open(slot)
-        self._memory.open[slot] = 0
+        self.check_open(slot)
+        self.memory.open[slot] = 0
         self._closed.append(slot)
 
     def reset(self, slots: Slots | None = None) -> None:
-        """Set the states of these slots, open ones, to zero; None: of all."""
+        """Let these slots, open ones, begin anew, from zero or the learnt initial state; None: all."""
         if slots is None:
-            self._memory.clear(slice(None))
+            self.memory.clear(slice(None))
             return
         chosen = [int(slots)] if isinstance(slots, int | np.integer) else [int(slot) for slot in slots]
         for slot in chosen:
-            self._check_open(slot)
-        self._memory.clear(torch.tensor(chosen, dtype=torch.int64))
+            self.check_open(slot)
+        self.memory.clear(torch.tensor(chosen, dtype=torch.int64))
 
     def refresh(self) -> None:
         """Pack the LSTM's weights anew, after they have changed. The states stay."""
-        _check_lstm(self.lstm)
-        sizes = self.lstm.num_layers, self.lstm.input_size, self.lstm.hidden_size, self.lstm.proj_size
-        if sizes != self._packed_sizes:
+        check_steppable(self.lstm)
+        shapes = shapes_of(self.lstm)
+        if shapes != self.memory.shapes:
             raise ValueError(
-                f"these streams were made for {self._packed_sizes} (layers, features, hidden, projection); "
-                f"the LSTM has {sizes} now: make new Streams"
+                f"these streams were made for {self.memory.shapes}; the LSTM has {shapes} now: make new Streams"
             )
-        self._memory.pack(self.lstm)
+        self.memory.pack(self.lstm)
 
-    def states(self) -> State:
-        """The states themselves, not a copy: h [layers, slots, width] and c [layers, slots, hidden]."""
-        return State(self._memory.h, self._memory.c)
+    def states(self) -> State | list[State]:
+        """The states themselves, not a copy.
+
+        Of a torch.nn.LSTM h [layers, slots, width] and c [layers, slots, hidden]; of an LSTMLayer h [slots, width] and
+        c [slots, hidden], of the exponential cell [3, slots, hidden]; of an LSTMStack a list of such, one per layer.
+        """
+        memory = self.memory
+        if isinstance(self.lstm, nn.LSTM):
+            return State(memory.h_rows[:, :, : self.width], memory.c_rows[:, :, : self.lstm.hidden_size])
+        pairs = zip(memory.h, memory.c, strict=True)
+        each = [State(h, c if c.shape[0] > 1 else c[0]) for h, c in pairs]
+        return each if isinstance(self.lstm, LSTMStack) else each[0]
+
+    def copy(self, sources: Slots, targets: Slots) -> None:
+        """Let open slots go on from the states of others: target n gets that of source n. A beam search's way.
+
+        All states are read before any is written, so both may name the same slots; a source may be named often.
+
+        Raises:
+            ValueError: a slot is closed or out of range, a target named twice, or there are not as many of either.
+        """
+        chosen, into = (
+            tensor_of(name, [slots] if isinstance(slots, int | np.integer) else slots, torch.int64)
+            for name, slots in (("sources", sources), ("targets", targets))
+        )
+        if chosen.dim() != 1 or chosen.shape != into.shape:
+            raise ValueError(f"sources {list(chosen.shape)} and targets {list(into.shape)} must both be [n]")
+        named: list[int] = into.tolist()
+        for slot in {*chosen.tolist(), *named}:
+            self.check_open(slot)
+        if len(set(named)) < len(named):
+            raise ValueError(f"a target is named twice: {named}")
+        self.memory.copy(chosen, into)
 
     def state(self, slot: int = 0) -> bytes:
         """A stream's state, to be kept or moved to other Streams of the same LSTM, in whatever precision."""
-        self._check_open(slot)
-        memory = self._memory
-        body = b"".join(t[:, slot].contiguous().numpy().astype("<f4").tobytes() for t in (memory.h, memory.c))
-        return _HEADER.pack(_MAGIC, _FORMAT, *self._sizes(), zlib.crc32(body)) + body
+        self.check_open(slot)
+        memory = self.memory
+        layers = [(h[slot], c[:, slot]) for h, c in zip(memory.h, memory.c, strict=True)]
+        return state_to_bytes(layers, memory.shapes)
 
     def restore(self, state: bytes, slot: int = 0) -> None:
         """Let a stream go on from what `state` returned. ValueError where these bytes are no such thing."""
-        self._check_open(slot)
-        body = self._checked(state)
-        memory = self._memory
-        begin = 0
-        for rows in (memory.h, memory.c):
-            layers, _, width = rows.shape
-            values = np.frombuffer(body, dtype="<f4", count=layers * width, offset=begin).astype(np.float32)
-            rows[:, slot] = torch.from_numpy(values).view(layers, width)
-            begin += 4 * layers * width
-
-    def _sizes(self) -> tuple[int, ...]:
-        return self.lstm.num_layers, self.features, self.lstm.hidden_size, self.width
-
-    def _checked(self, state: bytes) -> bytes:
-        """The body of a state, its header compared with this LSTM."""
-        if len(state) < _HEADER.size or state[: len(_MAGIC)] != _MAGIC:
-            raise ValueError(f"these {len(state)} bytes are not the state of a stream")
-        _, version, *sizes, checksum = _HEADER.unpack_from(state)
-        if version != _FORMAT:
-            raise ValueError(f"the state has format {version}; this Holdfast reads {_FORMAT}")
-        if tuple(sizes) != self._sizes():
-            raise ValueError(
-                f"the state is of {sizes[0]} layers, {sizes[1]} features, {sizes[2]} units and {sizes[3]} outputs; "
-                f"this LSTM has {', '.join(map(str, self._sizes()))}"
-            )
-        body = state[_HEADER.size :]
-        expected = 4 * sizes[0] * (sizes[2] + sizes[3])
-        if len(body) != expected:
-            raise ValueError(f"the state is {len(body)} bytes long after its header; expected {expected}")
-        if zlib.crc32(body) != checksum:
-            raise ValueError("the state is damaged: its checksum does not fit")
-        return body
-
-
-def _tensor(name: str, given: Any, dtype: torch.dtype) -> Tensor:
-    """A tensor of this dtype on the CPU, from a tensor or an array; integers also from a list."""
-    if isinstance(given, np.ndarray):
-        if given.dtype.newbyteorder("=") == given.dtype and all(stride >= 0 for stride in given.strides):
-            given = torch.from_numpy(given)
-        else:
-            raise ValueError(
-                f"{name} came as an array of {given.dtype} with strides {given.strides}; make a copy of it"
-            )
-    elif dtype == torch.int64 and isinstance(given, Sequence):
-        given = torch.tensor(given, dtype=dtype)
-    if not isinstance(given, Tensor):
-        raise ValueError(f"{name} must be a {dtype} tensor or array, not a {type(given).__name__}")
-    if given.dtype != dtype or not given.is_cpu or given.layout is not torch.strided:
-        raise ValueError(f"{name} came as {given.dtype} on {given.device} ({given.layout}); expected {dtype} on cpu")
-    return given.resolve_neg()
-
-
-def _check_lstm(lstm: nn.LSTM) -> None:
-    if not isinstance(lstm, nn.LSTM):
-        raise ValueError(f"Streams take a torch.nn.LSTM or holdfast.LSTM, not a {type(lstm).__name__}")
-    if lstm.bidirectional:
-        raise ValueError("a bidirectional LSTM cannot be stepped: its second direction begins at the end")
-    for name, parameter in lstm.named_parameters():
-        if parameter.dtype != torch.float32 or not parameter.is_cpu:
-            raise ValueError(f"{name} is {parameter.dtype} on {parameter.device}; streams take float32 on cpu")
+        self.check_open(slot)
+        memory = self.memory
+        for layer, (h, c) in enumerate(state_from_bytes(state, memory.shapes)):
+            memory.h[layer][slot] = h
+            memory.c[layer][:, slot] = c

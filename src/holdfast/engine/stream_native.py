@@ -5,10 +5,11 @@ import time
 from typing import Any, Final, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import library
 from .pages import fresh_pages
+from .stream_layers import Shape, Steppable, StreamWeights, begins_with, weights_of
 
 PRECISIONS: Final = ("highest", "medium", "int8")  # in the order of holdfast_precision
 BAD_SLOT: Final = 6
@@ -23,8 +24,10 @@ class _Streams(ctypes.Structure):
     """holdfast_streams."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("layers", "features", "units", "projection", "slots")),
-        *((name, ctypes.c_int64) for name in ("precision", "threads")),
+        ("layers", ctypes.c_int64),
+        ("features", ctypes.c_int64),
+        ("shapes", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("slots", "precision", "threads")),
         ("memory", ctypes.c_void_p),
         ("open", ctypes.c_void_p),
         ("busy", ctypes.c_int64),
@@ -40,7 +43,18 @@ class _Streams(ctypes.Structure):
 class _Weights(ctypes.Structure):
     """holdfast_stream_weights."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("w_input", "w_recurrent", "bias", "projection")]
+    _fields_ = [(name, ctypes.c_void_p) for name in StreamWeights._fields]
+
+
+@final
+class _Layer(ctypes.Structure):
+    """holdfast_stream_layer."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("units", "projection", "kind", "connection")),
+        *((name, ctypes.c_float) for name in ("zoneout_h", "zoneout_c", "epsilon")),
+        ("unused", ctypes.c_int32),
+    ]
 
 
 @final
@@ -75,34 +89,17 @@ class Calls:
         return entry
 
 
-def layer_weights(lstm: nn.LSTM, layer: int) -> list[Tensor | None]:
-    """W, R, the sum of torch's two biases or None, and the projection or None."""
-
-    rows, width = 4 * lstm.hidden_size, lstm.proj_size or lstm.hidden_size
-
-    def of(name: str, *shape: int) -> Tensor:
-        weight: Tensor = getattr(lstm, f"{name}_l{layer}").detach()
-        if weight.shape != shape:
-            raise ValueError(f"{name}_l{layer} came with shape {list(weight.shape)}; expected {list(shape)}")
-        return weight.resolve_neg().contiguous()
-
-    return [
-        of("weight_ih", rows, width if layer else lstm.input_size),
-        of("weight_hh", rows, width),
-        of("bias_ih", rows) + of("bias_hh", rows) if lstm.bias else None,
-        of("weight_hr", width, lstm.hidden_size) if lstm.proj_size else None,
-    ]
-
-
 @final
 class Memory:
     """Packed weights, the states of all slots, and which of the slots are open."""
 
-    def __init__(self, lstm: nn.LSTM, slots: int, precision: int, threads: int) -> None:
+    def __init__(self, shapes: list[Shape], slots: int, precision: int, threads: int) -> None:
         self.calls = Calls()
         self.open = (ctypes.c_ubyte * slots)()
+        self.shapes = shapes
+        self._layers = (_Layer * len(shapes))(*((*shape[1:], 0) for shape in shapes))
         self._streams = _Streams(
-            lstm.num_layers, lstm.input_size, lstm.hidden_size, lstm.proj_size, slots, precision, threads
+            len(shapes), shapes[0].features, ctypes.addressof(self._layers), slots, precision, threads
         )
         size = int(self.calls.bytes(ctypes.byref(self._streams)))
         if size < 0:
@@ -112,34 +109,55 @@ class Memory:
         self._streams.memory = start + self._offset
         self._streams.open = ctypes.addressof(self.open)
         self._check(self.calls.lay_out(ctypes.byref(self._streams)))
-        width = lstm.proj_size or lstm.hidden_size
-        self._h_rows = self._states("h", lstm.num_layers, slots)
-        self._c_rows = self._states("c", lstm.num_layers, slots)
-        self.h = self._h_rows[:, :, :width]
-        self.c = self._c_rows[:, :, : lstm.hidden_size]
+        # Rows of all layers are as long as the widest one's; a layer's own begin them.
+        self.h_rows = self._states("h", slots)
+        self.c_rows = self._states("c", slots)
+        self.h = [self.h_rows[n, :, : shape.width] for n, shape in enumerate(shapes)]  # each [slots, width]
+        self.c = [self._memories(n, shape) for n, shape in enumerate(shapes)]  # each [memories, slots, hidden]
 
-    def _states(self, name: str, layers: int, slots: int) -> Tensor:
+    @property
+    def address(self) -> int:
+        """Of holdfast_streams."""
+        return ctypes.addressof(self._streams)
+
+    def _states(self, name: str, slots: int) -> Tensor:
         """[layers, slots, a row and its padding], where the kernels have them."""
         row = int(getattr(self._streams, f"{name}_row"))
         offset = int(getattr(self._streams, name)) - int(self._streams.memory) + self._offset
+        layers = len(self.shapes)
         flat = torch.frombuffer(self._pages, dtype=torch.float32, count=layers * slots * row, offset=offset)
         return flat.view(layers, slots, row)
+
+    def _memories(self, layer: int, shape: Shape) -> Tensor:
+        apart = -(-shape.hidden // 16) * 16
+        rows = self.c_rows[layer, :, : shape.memories * apart].unflatten(1, (shape.memories, apart))
+        return rows[:, :, : shape.hidden].transpose(0, 1)
 
     def _check(self, code: int) -> None:
         if code:
             raise ValueError(library.words_for(code))
 
-    def pack(self, lstm: nn.LSTM) -> None:
+    def pack(self, lstm: Steppable) -> None:
         """Copy the weights into the order in which steps read them."""
-        for layer in range(lstm.num_layers):
-            tensors = layer_weights(lstm, layer)  # alive until they are packed
+        for layer, shape in enumerate(self.shapes):
+            tensors = weights_of(lstm, layer, shape)  # alive until they are packed
             weights = _Weights(*(None if t is None else t.data_ptr() for t in tensors))
             self._check(self.calls.pack(ctypes.byref(self._streams), ctypes.c_int64(layer), ctypes.byref(weights)))
+        self._beginning = [begins_with(lstm, layer) for layer in range(len(self.shapes))]
 
     def clear(self, slots: "int | Tensor | slice") -> None:
-        """Zero states, their padding too: a NaN there would do no harm, but slow some processors down."""
-        self._h_rows[:, slots] = 0
-        self._c_rows[:, slots] = 0
+        """States to begin with; zero in their padding: a NaN there would do no harm, but slow some processors down."""
+        self.h_rows[:, slots] = 0
+        self.c_rows[:, slots] = 0
+        for layer, (h, c) in enumerate(self._beginning):
+            if h.any() or c.any():
+                self.h[layer][slots] = h
+                self.c[layer][:, slots] = c if isinstance(slots, int) else c.unsqueeze(1)
+
+    def copy(self, sources: Tensor, targets: Tensor) -> None:
+        """States of these slots into those; all are read before any is written."""
+        for rows in (self.h_rows, self.c_rows):
+            rows.index_copy_(1, targets, rows.index_select(1, sources))
 
     def new_step(self, rows: int, x: int, features: int, slots: int, y: Tensor) -> Step:
         """A step's arguments. Whoever holds it must hold this memory and what the addresses lead to."""
