@@ -1,7 +1,7 @@
 // amx_proof.h: whether products by AMX come out right on this CPU, asked before it is chosen.
 //
-// The kernel was proved by emulation; that a real CPU's registers do what the emulated ones do is seen here. The factors
-// are small whole numbers, whose sums are exact in whatever order the CPU adds them.
+// The kernel was proved by emulation; that a real CPU's registers do what the emulated ones do is seen here. The
+// factors are small whole numbers, whose sums are exact in whatever order the CPU adds them.
 #ifndef HOLDFAST_AMX_PROOF_H
 #define HOLDFAST_AMX_PROOF_H
 

@@ -129,7 +129,7 @@ static void amx_product(Factors factors, Index rows, Index width, const TileJob 
         kernels[factors == SPLIT_HALVES][rows > TILE_SIDE][n + 1 < width](job, low, n * VL);
 }
 
-// The roof: products of four registers that wait for nobody, a sixteenth as many rounds as of vectors take about as long.
+// The roof: products in registers that wait for nobody. A sixteenth as many rounds as of vectors take about as long.
 enum : Index { TILES_BURNT = 4, ROUNDS_OF_TILES = 16, TILE_FLOPS = 2 * 2 * TILE_SIDE * TILE_SIDE * TILE_SIDE };
 
 static void burn_tiles(void *job, Index, Index)

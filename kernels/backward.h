@@ -232,8 +232,8 @@ static void backward_chunk(const Backward &b, const Duty &d, const Chunk &chunk)
     const Index last_row = least_index(chunk.rows, border(parts, d.workers, d.worker + 1) * together);
     recur(b, d, chunk);
     if (b.factors != FLOATS) wait_for_all(b.barrier, d.workers); // a word's row-steps may be two workers' own
-    if (want_weights && first_row < last_row)
-        (b.factors == FLOATS ? gather_entered : gather_pairs)(b, chunk, first_row, last_row);
+    const auto gather = b.factors == FLOATS ? gather_entered : gather_pairs;
+    if (want_weights && first_row < last_row) gather(b, chunk, first_row, last_row);
     wait_for_all(b.barrier, d.workers);
     if (b.dshown) norm_gradients(b, chunk, d.first_gate / BLOCK_SUMS, d.last_gate / BLOCK_SUMS);
     if (b.g->dx && !p->w_input) ready_gradient(b, chunk, first_row, last_row);
@@ -277,7 +277,8 @@ static Outcome backward(const holdfast_lstm *p, const holdfast_lstm_gradients *g
     memset(b.zeros, 0, sizeof(float) * PANEL * VL);
     for (Index panel = 0; panel < b.entered.count; ++panel) {
         const Index first = b.entered.first(panel), width = b.entered.width(panel);
-        for (Index v = 0; v < width; ++v) b.columns[first + v] = {b.entered.at(panel) + v * VL, width * VL, b.entered.low(panel)};
+        for (Index v = 0; v < width; ++v)
+            b.columns[first + v] = {b.entered.at(panel) + v * VL, width * VL, b.entered.low(panel)};
     }
     run_team(useful_workers(p), backward_worker, &b);
     return DONE;

@@ -39,9 +39,9 @@ struct Backward {
     Index chunk_rows;        // what the two buffers below hold
     float *dgates;           // [chunk_rows][blocks][4 gates][VL], dgates_stride apart
     Index dgates_stride;
-    float *rounded;     // dgates as R and W meet them: the same, or its halves, in which case low parts follow a row
+    float *rounded;      // dgates as R and W meet them: the same, or its halves; the low parts of a row follow it
     Index rounded_stride, rounded_low;
-    float *pairs;       // dgates as `entered` meets them: the same, or words of two row-steps, like them or [gate][word]
+    float *pairs;        // dgates as `entered` meets them: the same, or words of two row-steps, for AMX [gate][word]
     Index pairs_stride, pairs_low;
     Index state_vectors; // vectors of h, padded; those of x follow
     Panels entered;      // h before | x by columns: each panel [chunk_rows][its columns]

@@ -110,11 +110,11 @@ static inline CellRows cells_of(const Forward &f, const BlockRows &at, float *co
 {
     const holdfast_lstm *p = f.p;
     const Index unit = at.block * VL;
-    float *input = f.input[(at.step + 1) & 1] + at.place * f.input_stride + f.h_column + word_at(f.format.factors, unit);
+    float *h = f.input[(at.step + 1) & 1] + at.place * f.input_stride + f.h_column;
     return {at.sums,
             f.c + (at.block * p->rows + at.place) * VL,
             VL,
-            f.shown ? f.shown + at.place * f.shown_stride + unit : input,
+            f.shown ? f.shown + at.place * f.shown_stride + unit : h + word_at(f.format.factors, unit),
             f.shown ? f.shown_stride : f.input_stride,
             f.shown ? nullptr : y,
             unit,

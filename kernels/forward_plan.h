@@ -205,7 +205,8 @@ static void finish_outputs(const Forward &f, const Share &share)
     for (Index place = share.first_place; place < share.last_place; ++place) {
         const Index row = s.row[place], length = s.length[place];
         const float *h = f.input[length & 1] + place * f.input_stride + f.h_column;
-        if (f.format.factors != FLOATS) h = length ? y_at(s, p, place, length - 1) : p->h0 ? p->h0 + row * p->units : nullptr;
+        if (f.format.factors != FLOATS)
+            h = length ? y_at(s, p, place, length - 1) : p->h0 ? p->h0 + row * p->units : nullptr;
         for (Index column = first; column < last; column += VL)
             store_part(p->h_last + row * h_width(p) + column,
                        f.variant.h ? load(f.variant.h + (column / VL * p->rows + place) * VL)

@@ -1,4 +1,4 @@
-// half.h: bf16 factors for the products, where the CPU multiplies pairs of them and adds into float32 (AVX512-BF16, AMX).
+// half.h: bf16 factors for the products, where the CPU multiplies pairs of them and adds into float32: AVX512-BF16, AMX.
 //
 // Two bf16 that follow each other along k are one word of 32 bits. Strides and depths count words then, and everything
 // that stands around a product stays as it is. A value split in halves is a bf16 and another for what that leaves: the
@@ -93,8 +93,8 @@ static inline Vec rest(Vec v)
 
 #endif
 
-// VL values of a row from `column` on, as the tiles read them. Words are multiplied to the end of a step, and NaN * 0 is
-// a NaN: in them whatever is not `present` is zero.
+// VL values of a row from `column` on, as the tiles read them. Words are multiplied to the end of a step, and NaN * 0
+// is a NaN: in them whatever is not `present` is zero.
 static inline void store_factor(const Format &as, float *row, Index column, Vec v, Index present)
 {
     if (as.factors == FLOATS) {
@@ -128,11 +128,9 @@ static inline void store_factors(const Format &as, float *to, const float *from,
     for (Index k = 0; k < all; k += VL) {
         float block[VL];
         const Vec v = row_part(from, k, count);
-        const size_t size = sizeof(float) * static_cast<size_t>(least_index(VL, all - k) / 2);
         store_halves(block, v);
-        memcpy(to + k / 2, block, size);
-        if (as.factors != SPLIT_HALVES) continue;
-        store_halves(to + as.low + k / 2, rest(v));
+        memcpy(to + k / 2, block, sizeof(float) * static_cast<size_t>(least_index(VL, all - k) / 2));
+        if (as.factors == SPLIT_HALVES) store_halves(to + as.low + k / 2, rest(v)); // whole steps: no part of a vector
     }
 }
 

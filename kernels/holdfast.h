@@ -200,15 +200,15 @@ int64_t holdfast_softmax_cross_entropy(const holdfast_softmax *); /* tokens > 0;
 
 /* Instruction sets: "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" (which has VNNI too), "amx" (which has both
  * too, and is to be had only where products by it come out right). The best the CPU has is chosen at load; HOLDFAST_ISA
- * overrides it. "amx_emulated" is for tests: the kernels of "amx" on a CPU that has avx512bf16, slowly, and never chosen
- * unasked. */
+ * overrides it. "amx_emulated" is for tests: the kernels of "amx" on a CPU that has avx512bf16, slowly, and only where
+ * it is asked for. */
 const char *holdfast_isa(void);
 int64_t holdfast_use_isa(const char *name); /* non-zero: this CPU or this build does not have it */
 int64_t holdfast_has_isa(const char *name);
 
 /* `rounds` rounds of multiply-adds in registers alone, on `threads` threads: the roof that benchmarks are held to, of
- * float32 or, with HOLDFAST_BFLOAT16 and where the instruction set has it, of bf16. Returns the floating-point operations
- * done; the caller takes the time. */
+ * float32 or, with HOLDFAST_BFLOAT16 and where the instruction set has it, of bf16. Returns the floating-point
+ * operations done; the caller takes the time. */
 int64_t holdfast_burn(int64_t rounds, int64_t threads, int64_t precision);
 
 /* Reads these floats `rounds` times, doing next to nothing with them: the roof for whatever is bound by its weights'

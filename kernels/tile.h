@@ -30,8 +30,8 @@ typedef void (*Tile)(const TileJob &);
 
 enum Order { BY_ROWS, BY_COLUMNS };
 
-// What a and b hold: floats; words of two bf16 each (half.h), which an AVX512-BF16 processor multiplies in pairs; or such
-// words twice, a value being the sum of a high and a low part: high * high, high * low and low * high are added then.
+// What a and b hold: floats; words of two bf16 each (half.h), which some processors multiply in pairs; or such words
+// twice, a value being the sum of a high and a low part: high * high, high * low and low * high are added then.
 enum Factors { FLOATS, HALVES, SPLIT_HALVES };
 
 // How far from the high part of a, and of b, the low one stands.

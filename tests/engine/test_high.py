@@ -1,8 +1,8 @@
 """torch.set_float32_matmul_precision("high"): a factor as the sum of two bf16, three products of each pair of factors.
 
-What is left out, low * low, and what two bf16 cannot hold are both about 2^-17 of a product; a sum of n of them is off by
-2^-17 over the root of n, and the steps carry that on. 3e-5 of the largest element is several times what the sizes here
-show, a hundredth of what one bf16 alone gives; a part left out or put elsewhere is wrong by 2^-9.
+What is left out, low * low, and what two bf16 cannot hold are both about 2^-17 of a product; roundings partly
+cancels, and steps carry it on. 3e-5 of the largest element is several times what the sizes here show and a hundredth
+of what one bf16 alone gives; a part left out or put elsewhere is wrong by 2^-9.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import torch
 
 from holdfast.engine import native
 
-from .single_layer import Case, distance, make, needs_native, run, same_bits, truth
+from .single_layer import distance, make, needs_native, run, same_bits, truth
 from .test_medium import HALVES, PLAIN_WORDS, case_of
 
 pytestmark = [needs_native, pytest.mark.skipif(not HALVES, reason="this CPU has no AVX512-BF16")]

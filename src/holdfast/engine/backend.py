@@ -1,7 +1,7 @@
 """Which of three ways computes an LSTM call, and why: the one place that decides, and the record of its decisions.
 
 native     the C++ kernels: float32 on the CPU, every variant of the cell, ragged or not, either direction
-torch      torch.nn.LSTM's own operators: the plain or projected cell on other devices (cuDNN), in other dtypes, autocast
+torch      torch.nn.LSTM's own operators: the plain or projected cell on other devices (cuDNN), other dtypes, autocast
 reference  the Python loop: variants there; and everything that must be differentiable in ways no kernel is
 """
 
