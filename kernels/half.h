@@ -1,4 +1,4 @@
-// half.h: bf16 factors for the products, where the CPU multiplies pairs of them and adds into float32: AVX512-BF16, AMX.
+// half.h: bf16 factors for the products, where the CPU multiplies pairs of them and adds in float32: AVX512-BF16, AMX.
 //
 // Two bf16 that follow each other along k are one word of 32 bits. Strides and depths count words then, and everything
 // that stands around a product stays as it is. A value split in halves is a bf16 and another for what that leaves: the

@@ -98,7 +98,7 @@ static inline void pair_gates(const Backward &b, Index k, Index last)
     for (Index n = 0; n < gates; n += VL) store_pairs(as, to + n, load_gates(first, n), load_gates(second, n));
 }
 
-// The same for AMX, which reads the left factor by rows: the words of a gate lie side by side. A step of them at a time.
+// The same for AMX, which reads the left factor by rows: the words of a gate lie side by side. A step at a time.
 static void transpose_gates(const Backward &b, Index k, Index last)
 {
     for (Index part = 0; part < parts_of(b.factors); ++part)

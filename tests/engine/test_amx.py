@@ -13,7 +13,8 @@ from holdfast.engine import native
 
 from .single_layer import make, needs_native, run, same_bits
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+KERNELS = HERE.parents[1] / "kernels"
 EMULATED = native.available() and native.has_isa("amx_emulated")
 pytestmark = [needs_native, pytest.mark.skipif(not EMULATED, reason="this CPU has no AVX512-BF16 to emulate AMX with")]
 
@@ -51,14 +52,23 @@ def test_high_means_three_products_where_they_pay() -> None:
     assert 0 < (high - exact).abs().max() < (medium - exact).abs().max() / 50
 
 
-def test_the_check_before_amx_finds_errors(tmp_path: Path) -> None:
+def proof(tmp_path: Path, *how: str) -> int:
+    """Compile amx_proof.cc and run it."""
     compiler = shutil.which("c++")
     if not compiler:
         pytest.skip("no C++ compiler")
-    features = ("f", "dq", "bw", "vl", "vnni", "bf16")
-    flags = [f"-mavx512{feature}" for feature in features]
-    defined = ["-DHOLDFAST_X86", "-DHOLDFAST_AMX", "-DHOLDFAST_EMULATED_TILES"]
-    source, program = Path(__file__).with_name("amx_proof.cc"), tmp_path / "proof"
-    common = ["-std=gnu++17", "-O1", "-Wno-psabi", "-mfma", f"-I{ROOT / 'kernels'}"]
-    subprocess.run([compiler, *common, *flags, *defined, str(source), "-o", str(program)], check=True)
-    assert subprocess.run([str(program)], check=False).returncode == 0
+    flags = [f"-mavx512{feature}" for feature in ("f", "dq", "bw", "vl", "vnni", "bf16")]
+    source, program = HERE / "amx_proof.cc", tmp_path / "proof"
+    common = ["-std=gnu++17", "-O2", "-Wno-psabi", "-mfma", "-DHOLDFAST_X86", "-DHOLDFAST_AMX", f"-I{KERNELS}"]
+    subprocess.run([compiler, *common, *flags, *how, str(source), "-o", str(program)], check=True)
+    return subprocess.run([str(program)], check=False).returncode
+
+
+def test_the_check_before_amx_finds_errors(tmp_path: Path) -> None:
+    assert proof(tmp_path, "-DHOLDFAST_EMULATED_TILES") == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux" or (native.available() and native.has_isa("amx")), reason="needs SIGILL")
+def test_the_instructions_themselves_are_right(tmp_path: Path) -> None:
+    """The kernel as it is compiled for AMX, its instructions done one by one where the CPU refuses them."""
+    assert proof(tmp_path, "-mamx-tile", "-mamx-bf16", str(HERE / "amx_instructions.cc")) == 0
