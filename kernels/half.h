@@ -124,8 +124,9 @@ static inline void store_factors(const Format &as, float *to, const float *from,
         memcpy(to, from, sizeof(float) * static_cast<size_t>(count));
         return;
     }
-    const Index all = 2 * words(as.factors, count);
-    for (Index k = 0; k < all; k += VL) {
+    const Index whole = count / VL * VL, all = 2 * words(as.factors, count);
+    for (Index k = 0; k < whole; k += VL) store_factor(as, to, k, load(from + k), VL);
+    for (Index k = whole; k < all; k += VL) { // to the end of its last word, or of its last step
         float block[VL];
         const Vec v = row_part(from, k, count);
         store_halves(block, v);

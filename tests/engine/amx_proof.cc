@@ -1,5 +1,5 @@
-// What the check that stands before AMX says of the emulated tiles, and of others that err in one way each. Exits with 0
-// where it lets the right ones pass and none of the others.
+// What the check that stands before AMX says of the emulated tiles, and of others that err in one way each. Exits with
+// 0 where it lets the right ones pass and none of the others.
 #include "amx_proof.h"
 
 static void without_low_parts(Factors, Index rows, Index width, const TileJob &job, const LowParts &low)
