@@ -1,6 +1,8 @@
-"""torch.set_float32_matmul_precision("medium"), one layer, against torch.nn.LSTM in bfloat16 and in float32.
+"""torch.set_float32_matmul_precision("medium") and "high", one layer, against torch.nn.LSTM in bfloat16 and in float32.
 
     python benchmarks/engine_medium.py [--threads 1 2] [--quick]
+
+"high" is timed where it is not float32, on AMX; its errors are measured by the emulation elsewhere.
 
 Ours takes and gives float32 and rounds only what meets in products. torch's bfloat16 module rounds its parameters, its
 input, its output and its gradients too, which is less work and less exact: the table of errors says how much. torch in
@@ -15,8 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import holdfast
-from holdfast.engine import State, Weights, reference
-from measure import RESULTS, SHAPES, Row, Shape, options, report, row
+from holdfast.engine import State, Weights, native, reference
+from measure import RESULTS, SHAPES, Options, Row, Shape, options, report, row
+
+PRODUCTS = {"medium": 1, "high": 3}  # of bf16, for one of float32
+RIVALS = {"medium": (torch.bfloat16, torch.float32), "high": (torch.float32,)}
 
 
 def step(layer: nn.LSTM, x: Tensor, dy: Tensor) -> None:
@@ -30,26 +35,27 @@ def infer(layer: nn.LSTM, x: Tensor) -> None:
         layer(x)
 
 
-def in_medium(work: Callable[[], None]) -> Callable[[], None]:
+def in_precision(name: str, work: Callable[[], None]) -> Callable[[], None]:
     def measured() -> None:
-        torch.set_float32_matmul_precision("medium")
+        torch.set_float32_matmul_precision(name)
         work()
         torch.set_float32_matmul_precision("highest")
 
     return measured
 
 
-def rows_of(shape: Shape, threads: int, seconds: float) -> list[Row]:
+def rows_of(precision: str, shape: Shape, threads: int, seconds: float) -> list[Row]:
     ours = holdfast.LSTM(shape.features, shape.hidden)
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(shape.time, shape.batch, shape.features, generator=rng).requires_grad_()
     dy = torch.randn(shape.time, shape.batch, shape.hidden, generator=rng)
     rows: list[Row] = []
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in RIVALS[precision]:
         theirs = nn.LSTM(shape.features, shape.hidden).to(dtype)
         own_x, own_dy = x.detach().to(dtype).requires_grad_(), dy.to(dtype)
         name = f"{shape}, torch {str(dtype).removeprefix('torch.')}"
-        training, inference = in_medium(partial(step, ours, x, dy)), in_medium(partial(infer, ours, x))
+        training = in_precision(precision, partial(step, ours, x, dy))
+        inference = in_precision(precision, partial(infer, ours, x))
         rows += [
             row(
                 f"training {name}", threads, 3 * shape.flops(), training, partial(step, theirs, own_x, own_dy), seconds
@@ -57,6 +63,12 @@ def rows_of(shape: Shape, threads: int, seconds: float) -> list[Row]:
             row(f"inference {name}", threads, shape.flops(), inference, partial(infer, theirs, own_x), seconds),
         ]
     return rows
+
+
+def isa_for(precision: str) -> str:
+    """The instruction set whose errors count: of "high", which is float32 elsewhere, the emulation stands for AMX."""
+    chosen = native.isa()
+    return "amx_emulated" if precision == "high" and chosen != "amx" and native.has_isa("amx_emulated") else chosen
 
 
 def errors(hidden: int, steps: int, scale: float) -> dict[str, float]:
@@ -73,13 +85,17 @@ def errors(hidden: int, steps: int, scale: float) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, layer, precision in (
         ("holdfast highest", holdfast.LSTM(32, hidden), "highest"),
+        ("holdfast high", holdfast.LSTM(32, hidden), "high"),
         ("holdfast medium", holdfast.LSTM(32, hidden), "medium"),
         ("torch bfloat16", nn.LSTM(32, hidden).bfloat16(), "highest"),
     ):
         layer.load_state_dict({key: value.to(layer.weight_hh_l0.dtype) for key, value in exact.state_dict().items()})
         torch.set_float32_matmul_precision(precision)
+        chosen = native.isa()
+        native.use_isa(isa_for(precision))
         y = layer(x.to(layer.weight_hh_l0.dtype))[0]
         y.backward(dy.to(y.dtype))
+        native.use_isa(chosen)
         torch.set_float32_matmul_precision("highest")
         own = layer.weight_hh_l0.grad
         assert own is not None
@@ -88,23 +104,46 @@ def errors(hidden: int, steps: int, scale: float) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    given = options(__doc__ or "")
-    accuracy = {
-        f"H{hidden}, {steps} steps, weights x{scale:g}": errors(hidden, steps, scale)
-        for hidden, steps, scale in ((128, 1000, 1.0), (128, 1000, 3.0), (512, 200, 1.0), (512, 200, 3.0))
-    }
+def accuracy() -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for hidden, steps, scale in ((128, 1000, 1.0), (128, 1000, 3.0), (512, 200, 1.0), (512, 200, 3.0)):
+        found[f"H{hidden}, {steps} steps, weights x{scale:g}"] = errors(hidden, steps, scale)
+    return found
+
+
+def add_to_record(name: str, more: dict[str, object]) -> None:
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **more}, indent=1) + "\n")
+
+
+def measure(precision: str, given: Options) -> None:
+    """Time one precision, and say how much of the roof of bf16 products it reaches."""
     rows: list[Row] = []
+    roofs: dict[str, float] = {}
     for threads in given.threads:
         torch.set_num_threads(threads)
+        roofs[str(threads)] = native.peak_flops(threads, halves=True) / 1e9
         for shape in SHAPES:
-            rows += rows_of(shape, threads, given.seconds / 2)
-    report("engine_medium", "torch.nn.LSTM in the precision named", given, rows)
-    for case, found in accuracy.items():
-        print(case, ", ".join(f"{name} {error:.1e}" for name, error in found.items()))
+            rows += rows_of(precision, shape, threads, given.seconds / 2)
+    report(f"engine_{precision}", "torch.nn.LSTM in the precision named", given, rows)
+    for r in rows:
+        peak = roofs[str(r.threads)]
+        share = PRODUCTS[precision] * r.gflops / peak
+        print(f"{r.case:45} {r.threads} threads: {share:5.1%} of {peak:.0f} GFLOP/s, bf16 in registers")
     if given.write:
-        path = RESULTS / "engine_medium.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "errors": accuracy}, indent=1) + "\n")
+        add_to_record(f"engine_{precision}", {"roof_bf16_gflops": roofs})
+
+
+def main() -> None:
+    given = options(__doc__ or "")
+    found = accuracy()
+    measure("medium", given)
+    if native.isa() == "amx":
+        measure("high", given)
+    for case, each in found.items():
+        print(case, ", ".join(f"{name} {error:.1e}" for name, error in each.items()))
+    if given.write:
+        add_to_record("engine_medium", {"errors": found})
 
 
 if __name__ == "__main__":

@@ -63,9 +63,10 @@ static void gates_of_step(const Backward &b, const BackwardShare &share, Index s
                  state},
                 blocks, present_in_last);
         const Index gates = (k + place) * b.dgates_stride + first * BLOCK_SUMS;
-        if (b.halves)
-            store_factors(true, b.factors + (k + place) * b.factors_stride + first * BLOCK_SUMS / 2, b.dgates + gates,
-                          blocks * BLOCK_SUMS);
+        if (b.factors != FLOATS)
+            store_factors({b.factors, b.rounded_low},
+                          b.rounded + (k + place) * b.rounded_stride + word_at(b.factors, first * BLOCK_SUMS),
+                          b.dgates + gates, blocks * BLOCK_SUMS);
     }
 }
 
@@ -92,10 +93,10 @@ static void unproject(const Backward &b, const BackwardShare &share, Index step,
 static void state_of_step(const Backward &b, const BackwardShare &share, Index step, Index k)
 {
     const Index first_panel = share.first_state_panel, last_panel = share.last_state_panel;
-    const float *dgates = b.factors + k * b.factors_stride;
+    const float *dgates = b.rounded + k * b.rounded_stride;
     const Index rows = least_index(share.last_place, b.schedule.active[step]) - share.first_place;
     if (rows <= 0) return;
-    const Index tiles = pieces(rows, TILE_ROWS);
+    const Index tiles = pieces(rows, b.tile_rows);
     // What the gates of the step before will read is fetched meanwhile: it was written long ago.
     const float *ahead = step ? kept_at(b.schedule, b.p, step - 1, share.first_place, 0) : nullptr;
     const float *ahead_end = ahead + rows * b.blocks * kept_per_unit(b.p) * VL;
@@ -105,9 +106,10 @@ static void state_of_step(const Backward &b, const BackwardShare &share, Index s
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
             const Index place = share.first_place + first;
             float *dh = b.dh + place * b.dh_stride + b.recurrent.first(panel) * VL;
-            tile_of[b.halves][BY_ROWS][count - 1][width - 1](
-                {b.recurrent.depth, dgates + place * b.factors_stride, b.factors_stride, b.recurrent.at(panel),
-                 width * VL, b.zeros, 0, dh, b.dh_stride, ahead, ahead ? 16 : 0});
+            multiply(b.factors, BY_ROWS, count, width,
+                     {b.recurrent.depth, dgates + place * b.rounded_stride, b.rounded_stride, b.recurrent.at(panel),
+                      width * VL, b.zeros, 0, dh, b.dh_stride, ahead, ahead ? 16 : 0},
+                     {b.rounded_low, b.recurrent.low(panel)});
             if (ahead && (ahead += b.recurrent.depth * 16) >= ahead_end) ahead = nullptr;
         }
     }
@@ -193,9 +195,9 @@ static void prepare(const Backward &b, const Duty &d)
 {
     const holdfast_lstm *p = b.p;
     for (Index panel = d.worker; panel < b.recurrent.count; panel += d.workers)
-        pack_panel(b.recurrent, panel, p->w_recurrent, p->units, h_width(p), b.halves);
+        pack_panel(b.factors, b.recurrent, panel, p->w_recurrent, p->units, h_width(p));
     for (Index panel = d.worker; b.g->dx && panel < b.input.count; panel += d.workers)
-        pack_panel(b.input, panel, p->w_input, p->units, p->features, b.halves);
+        pack_panel(b.factors, b.input, panel, p->w_input, p->units, p->features);
     if (projects(p)) pack_columns(b.projection.weights, p->cell->projection, p->units, d.worker, d.workers);
     if (b.variant.peephole && d.worker == 0) pack_peephole(b.variant.peephole, p, 0, b.blocks);
     if (b.variant.gain_h && d.worker == 0) pack_norms(b.variant, 0, b.blocks);
@@ -225,12 +227,13 @@ static void backward_chunk(const Backward &b, const Duty &d, const Chunk &chunk)
     const holdfast_lstm *p = b.p;
     BackwardWorker &own = b.workers[d.worker];
     const bool want_weights = b.g->dw_input || b.g->dw_recurrent;
-    const Index steps_in_word = b.halves ? 2 : 1, parts = words(b.halves, chunk.rows);
-    const Index first_row = border(parts, d.workers, d.worker) * steps_in_word;
-    const Index last_row = least_index(chunk.rows, border(parts, d.workers, d.worker + 1) * steps_in_word);
+    const Index together = values_in_step(b.factors), parts = pieces(chunk.rows, together);
+    const Index first_row = border(parts, d.workers, d.worker) * together;
+    const Index last_row = least_index(chunk.rows, border(parts, d.workers, d.worker + 1) * together);
     recur(b, d, chunk);
-    if (b.halves) wait_for_all(b.barrier, d.workers); // a pair of row-steps may be two workers' own
-    if (want_weights && first_row < last_row) gather_entered(b, chunk, first_row, last_row);
+    if (b.factors != FLOATS) wait_for_all(b.barrier, d.workers); // a word's row-steps may be two workers' own
+    const auto gather = b.factors == FLOATS ? gather_entered : gather_pairs;
+    if (want_weights && first_row < last_row) gather(b, chunk, first_row, last_row);
     wait_for_all(b.barrier, d.workers);
     if (b.dshown) norm_gradients(b, chunk, d.first_gate / BLOCK_SUMS, d.last_gate / BLOCK_SUMS);
     if (b.g->dx && !p->w_input) ready_gradient(b, chunk, first_row, last_row);
@@ -260,6 +263,7 @@ static void backward_worker(void *job, Index worker, Index workers)
         left = chunk.first;
     }
     hand_out_states(b, d.share);
+    leave_tiles();
 }
 
 static Outcome backward(const holdfast_lstm *p, const holdfast_lstm_gradients *g)
@@ -273,7 +277,8 @@ static Outcome backward(const holdfast_lstm *p, const holdfast_lstm_gradients *g
     memset(b.zeros, 0, sizeof(float) * PANEL * VL);
     for (Index panel = 0; panel < b.entered.count; ++panel) {
         const Index first = b.entered.first(panel), width = b.entered.width(panel);
-        for (Index v = 0; v < width; ++v) b.columns[first + v] = {b.entered.at(panel) + v * VL, width * VL};
+        for (Index v = 0; v < width; ++v)
+            b.columns[first + v] = {b.entered.at(panel) + v * VL, width * VL, b.entered.low(panel)};
     }
     run_team(useful_workers(p), backward_worker, &b);
     return DONE;

@@ -9,12 +9,13 @@
 enum : Index { CHUNK_ROWS = 512, NORMS = 2 * GATES + 2 };
 
 struct BackwardWorker {
-    float *tile; // [TILE_ROWS][PANEL*VL]
+    float *tile; // [rows of a tile][PANEL*VL]
 };
 
 struct Vector {
     float *at;
     Index stride;
+    Index low; // to its low part, of split halves
 };
 
 // h = P shown, shown = o * tanh(c).
@@ -32,14 +33,16 @@ struct Backward {
     const holdfast_lstm_gradients *g;
     Schedule schedule;
     Index blocks;
-    bool halves;             // factors of products are bf16: panels hold words then
+    Factors factors;         // of products; unless they are floats, panels hold words
+    Index tile_rows;         // of the largest tile
     Panels recurrent, input; // the weights, by columns
     Index chunk_rows;        // what the two buffers below hold
     float *dgates;           // [chunk_rows][blocks][4 gates][VL], dgates_stride apart
     Index dgates_stride;
-    float *factors;     // dgates as R and W meet them: the same, or its halves
-    Index factors_stride;
-    float *pairs;       // dgates as `entered` meets them: the same, or words of two row-steps
+    float *rounded;      // dgates as R and W meet them: the same, or its halves; the low parts of a row follow it
+    Index rounded_stride, rounded_low;
+    float *pairs;        // dgates as `entered` meets them: the same, or words of two row-steps, for AMX [gate][word]
+    Index pairs_stride, pairs_low;
     Index state_vectors; // vectors of h, padded; those of x follow
     Panels entered;      // h before | x by columns: each panel [chunk_rows][its columns]
     Vector *columns;     // [entered.vectors] where each vector of columns stands in it
@@ -97,29 +100,39 @@ static void plan_variant(Backward &b, Arena &arena)
     q.dweights = arena.take<float>(h_width(p) * q.shown_stride);
 }
 
+// The gradients of the gates, and as what they are multiplied.
+static void plan_gates(Backward &b, Arena &arena, Index depth)
+{
+    b.dgates_stride = b.rounded_stride = b.pairs_stride = row_stride(depth);
+    b.dgates = b.rounded = b.pairs = arena.take<float>(b.chunk_rows * b.dgates_stride);
+    if (b.factors == FLOATS) return;
+    const Index parts = parts_of(b.factors), along = words(b.factors, b.chunk_rows);
+    b.rounded_low = words(b.factors, depth);
+    b.rounded_stride = row_stride(parts * b.rounded_low);
+    b.rounded = arena.take<float>(b.chunk_rows * b.rounded_stride);
+    if (by_amx(b.factors)) b.pairs_stride = row_stride(along);
+    b.pairs_low = by_amx(b.factors) ? depth * b.pairs_stride : along * b.pairs_stride;
+    b.pairs = arena.take<float>(parts * b.pairs_low);
+}
+
 static Index plan_backward(Backward &b, const holdfast_lstm *p, char *base)
 {
     Arena arena = {base, 0};
     b.p = p;
     b.schedule = take_schedule(arena, p);
     b.blocks = blocks_of(p);
-    const Index depth = b.blocks * BLOCK_SUMS;
-    b.halves = halves_pay(p);
-    b.recurrent = take_panels(arena, h_width(p), words(b.halves, depth));
-    b.input = take_panels(arena, inputs(p), words(b.halves, depth));
+    b.factors = factors_of(p);
+    b.tile_rows = rows_at_once(b.factors);
+    const Index depth = b.blocks * BLOCK_SUMS, in_words = words(b.factors, depth), parts = parts_of(b.factors);
+    b.recurrent = take_panels(arena, h_width(p), in_words, 0, parts);
+    b.input = take_panels(arena, inputs(p), in_words, 0, parts);
     b.chunk_rows = largest_index(p->rows, least_index(CHUNK_ROWS, p->rows * p->steps));
-    b.dgates_stride = row_stride(depth);
-    b.dgates = b.factors = b.pairs = arena.take<float>(b.chunk_rows * b.dgates_stride);
-    b.factors_stride = b.halves ? row_stride(words(true, depth)) : b.dgates_stride;
-    if (b.halves) {
-        b.factors = arena.take<float>(b.chunk_rows * b.factors_stride);
-        b.pairs = arena.take<float>(words(true, b.chunk_rows) * b.dgates_stride);
-    }
+    plan_gates(b, arena, depth);
     b.state_vectors = b.recurrent.vectors;
     const Index columns = (b.state_vectors + b.input.vectors) * VL;
     // Gradients of R and W are made of the same gates' gradients in one product, unless a norm lies between.
     const Index apart = is_kind(p, HOLDFAST_NORMALISED) ? b.state_vectors : 0;
-    b.entered = take_panels(arena, columns, words(b.halves, b.chunk_rows), apart);
+    b.entered = take_panels(arena, columns, words(b.factors, b.chunk_rows), apart, parts);
     b.columns = arena.take<Vector>(b.entered.vectors);
     b.dweights = take_panels(arena, columns, depth, apart);
     b.dbias = arena.take<float>(depth);
@@ -135,7 +148,7 @@ static Index plan_backward(Backward &b, const holdfast_lstm *p, char *base)
     b.workers = arena.take<BackwardWorker>(workers);
     for (Index w = 0; w < workers; ++w) {
         BackwardWorker own = {};
-        own.tile = arena.take<float>(TILE_ROWS * PANEL * VL);
+        own.tile = arena.take<float>(b.tile_rows * PANEL * VL);
         if (base) b.workers[w] = own;
     }
     return arena.used;

@@ -3,6 +3,10 @@
 
 #include <stdlib.h>
 #include <string.h>
+#if defined(HOLDFAST_HAS_AMX) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace
 {
@@ -50,9 +54,35 @@ bool cpu_has_avx512bf16()
 }
 #endif
 
+#ifdef HOLDFAST_HAS_AMX
+// Linux hands out the registers of AMX, 8 KB a thread, to processes that ask for them.
+bool tiles_are_granted()
+{
+#ifdef __linux__
+    const long request_permission = 0x1023, tile_data = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
+bool cpu_has_amx()
+{
+    unsigned a, b, c, d;
+    const unsigned long long tile_registers = 3ull << 17;
+    const unsigned needed = 1u << 24 | 1u << 22; // AMX-TILE, AMX-BF16
+    if (!cpu_has_avx512bf16() || (saved_registers() & tile_registers) != tile_registers) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & needed) == needed && tiles_are_granted();
+}
+#endif
+
 const Engine *engine_called(const char *name)
 {
     if (!name) return nullptr;
+#ifdef HOLDFAST_HAS_AMX
+    if (!strcmp(name, "amx")) return cpu_has_amx() && engine_amx.is_right() ? &engine_amx : nullptr;
+    if (!strcmp(name, "amx_emulated")) return cpu_has_avx512bf16() ? &engine_amx_emulated : nullptr;
+#endif
 #ifdef HOLDFAST_X86
     if (!strcmp(name, "avx512bf16")) return cpu_has_avx512bf16() ? &engine_avx512bf16 : nullptr;
     if (!strcmp(name, "avx512vnni")) return cpu_has_avx512vnni() ? &engine_avx512vnni : nullptr;
@@ -64,7 +94,7 @@ const Engine *engine_called(const char *name)
 
 const Engine *best_engine()
 {
-    const char *const order[] = {getenv("HOLDFAST_ISA"), "avx512bf16", "avx512vnni", "avx512", "avx2"};
+    const char *const order[] = {getenv("HOLDFAST_ISA"), "amx", "avx512bf16", "avx512vnni", "avx512", "avx2"};
     for (const char *name : order)
         if (const Engine *engine = engine_called(name)) return engine;
     return &engine_generic;
@@ -285,9 +315,9 @@ int64_t holdfast_decoder_advance(const holdfast_decoder_step *step)
     return engine_of(step->decoder->streams)->decoder_advance(step);
 }
 
-int64_t holdfast_burn(int64_t rounds, int64_t threads)
+int64_t holdfast_burn(int64_t rounds, int64_t threads, int64_t precision)
 {
-    return engine()->burn(rounds, threads);
+    return engine()->burn(rounds, threads, precision);
 }
 
 int64_t holdfast_read(const float *from, int64_t floats, int64_t rounds)

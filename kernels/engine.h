@@ -25,7 +25,8 @@ struct Engine {
     Index (*scratch_bytes)(const holdfast_lstm *, bool backward);
     Outcome (*forward)(const holdfast_lstm *);
     Outcome (*backward)(const holdfast_lstm *, const holdfast_lstm_gradients *);
-    Index (*burn)(Index rounds, Index threads);
+    Index (*burn)(Index rounds, Index threads, Index precision);
+    bool (*is_right)(); // whether this CPU does what the kernels expect of it: asked where they have not been tried
     Index (*read)(const float *from, Index floats, Index rounds);
     Index (*streams_bytes)(const holdfast_streams *);
     void (*streams_lay_out)(holdfast_streams *);
@@ -41,6 +42,9 @@ struct Engine {
 
 // Aggregates of constants: nothing runs when the library is loaded. Which of them exist is CMake's business.
 #ifdef HOLDFAST_X86
+#ifdef HOLDFAST_HAS_AMX
+extern const Engine engine_amx, engine_amx_emulated;
+#endif
 extern const Engine engine_avx512bf16, engine_avx512vnni, engine_avx512, engine_avx2;
 #endif
 extern const Engine engine_generic;

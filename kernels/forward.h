@@ -10,19 +10,22 @@ static void hoist(const Forward &f, ForwardWorker &own, const Share &share, Inde
     const holdfast_lstm *p = f.p;
     own.chunk_step = step;
     own.chunk_steps = largest_index(1, HOISTED_ROWS / (share.last_place - share.first_place));
+    const Format as = {f.format.factors, f.x_words};
+    const Index x_stride = parts_of(as.factors) * f.x_words;
     Index rows = 0;
     for (Index s = step; s < least_index(p->steps, step + own.chunk_steps); ++s)
         for (Index place = share.first_place; place < least_index(share.last_place, f.schedule.active[s]); ++place)
-            store_factors(f.halves, own.x_rows + rows++ * f.x_words, x_at(f.schedule, p, place, s), p->features);
-    const Index tiles = pieces(rows, TILE_ROWS), stride = f.blocks * BLOCK_SUMS;
+            store_factors(as, own.x_rows + rows++ * x_stride, x_at(f.schedule, p, place, s), p->features);
+    const Index tiles = pieces(rows, f.tile_rows), stride = f.blocks * BLOCK_SUMS;
     const float *bias = is_kind(p, HOLDFAST_NORMALISED) ? f.zeros : f.bias; // there it comes after the norm
     for (Index block = share.first_block; block < share.last_block; ++block)
         for (Index t = 0; t < tiles; ++t) {
             const Index first = border(rows, tiles, t), count = border(rows, tiles, t + 1) - first;
-            tile_of[f.halves][BY_ROWS][count - 1][PANEL - 1](
-                {f.x_words, own.x_rows + first * f.x_words, f.x_words,
-                 f.packed + block * (f.x_words + f.h_words) * BLOCK_SUMS, BLOCK_SUMS, bias + block * BLOCK_SUMS, 0,
-                 own.x_sums + first * stride + block * BLOCK_SUMS, stride, nullptr, 0});
+            multiply(as.factors, BY_ROWS, count, PANEL,
+                     {f.x_words, own.x_rows + first * x_stride, x_stride, f.packed + block * f.panel, BLOCK_SUMS,
+                      bias + block * BLOCK_SUMS, 0, own.x_sums + first * stride + block * BLOCK_SUMS, stride, nullptr,
+                      0},
+                     {f.x_words, packed_low(f)});
         }
 }
 
@@ -51,7 +54,7 @@ static inline void sums_packed(const Forward &f, const BlockRows &at, const floa
     const holdfast_lstm *p = f.p;
     const Index done = x_sums ? f.x_words : 0, all = f.x_words + f.h_words;
     const float *input = f.input[at.step & 1] + at.place * f.input_stride + f.h_column - f.x_words + done;
-    const float *panel = f.packed + (at.block * all + done) * BLOCK_SUMS;
+    const float *panel = f.packed + at.block * f.panel + done * BLOCK_SUMS;
     const float *init = (x_sums ? x_sums : f.bias) + at.block * BLOCK_SUMS;
     Index init_stride = x_sums ? f.blocks * BLOCK_SUMS : 0;
     if (!p->w_input) {
@@ -59,8 +62,9 @@ static inline void sums_packed(const Forward &f, const BlockRows &at, const floa
         init = at.sums;
         init_stride = BLOCK_SUMS;
     }
-    tile_of[f.halves][BY_ROWS][at.count - 1][PANEL - 1](
-        {all - done, input, f.input_stride, panel, BLOCK_SUMS, init, init_stride, at.sums, BLOCK_SUMS, nullptr, 0});
+    multiply(f.format.factors, BY_ROWS, at.count, PANEL,
+             {all - done, input, f.input_stride, panel, BLOCK_SUMS, init, init_stride, at.sums, BLOCK_SUMS, nullptr, 0},
+             {f.format.low, packed_low(f)});
 }
 
 // The same sums, bit for bit, straight from the caller's weights: for a single step packing would not pay.
@@ -106,11 +110,11 @@ static inline CellRows cells_of(const Forward &f, const BlockRows &at, float *co
 {
     const holdfast_lstm *p = f.p;
     const Index unit = at.block * VL;
-    float *input = f.input[(at.step + 1) & 1] + at.place * f.input_stride + f.h_column + words(f.halves, unit);
+    float *h = f.input[(at.step + 1) & 1] + at.place * f.input_stride + f.h_column;
     return {at.sums,
             f.c + (at.block * p->rows + at.place) * VL,
             VL,
-            f.shown ? f.shown + at.place * f.shown_stride + unit : input,
+            f.shown ? f.shown + at.place * f.shown_stride + unit : h + word_at(f.format.factors, unit),
             f.shown ? f.shown_stride : f.input_stride,
             f.shown ? nullptr : y,
             unit,
@@ -120,7 +124,7 @@ static inline CellRows cells_of(const Forward &f, const BlockRows &at, float *co
             &f.variant,
             at.step,
             f.schedule.row + at.place,
-            f.halves};
+            f.format};
 }
 
 // Back and forth: what the last step read last is still in the cache when this one begins there.
@@ -132,7 +136,7 @@ static inline Index there_and_back(const Share &share, Index step, Index index)
 static void rows_of_step(const Forward &f, ForwardWorker &own, const Share &share, Index step, Index rows,
                          const float *x_sums)
 {
-    const Index tiles = pieces(rows, TILE_ROWS), blocks = share.last_block - share.first_block;
+    const Index tiles = pieces(rows, f.tile_rows), blocks = share.last_block - share.first_block;
     for (Index m = 0; m < rows; ++m) own.y[m] = y_at(f.schedule, f.p, share.first_place + m, step);
     for (Index b = 0; b < blocks; ++b)
         for (Index t = 0; t < tiles; ++t) {
@@ -158,7 +162,7 @@ static void row_of_step(const Forward &f, ForwardWorker &own, const Share &share
     const Index whole = least_index(share.last_block, p->units / VL) - first;
     CellRows cell = cells_of(f, {step, first, share.first_place, 1, own.sums}, own.y);
     cell.c_stride = p->rows * VL;
-    cell.h_stride = words(f.halves, VL);
+    cell.h_stride = word_at(f.format.factors, VL);
     cell.kept_stride = kept_per_unit(p) * VL;
     cell.unit = 0;
     cell.present = VL;
@@ -179,7 +183,7 @@ static void normalised_rows_of_step(const Forward &f, ForwardWorker &own, const 
         for (Index block = 0; block < f.blocks; ++block)
             tile_of[FLOATS][BY_ROWS][count - 1][PANEL - 1](
                 {h_width(p), f.input[step & 1] + first * f.input_stride + f.h_column, f.input_stride,
-                 f.packed + (block * (f.x_words + f.h_words) + f.x_words) * BLOCK_SUMS, BLOCK_SUMS, f.zeros, 0,
+                 f.packed + block * f.panel + f.x_words * BLOCK_SUMS, BLOCK_SUMS, f.zeros, 0,
                  own.sums + block * BLOCK_SUMS, stride, nullptr, 0});
         for (Index m = 0; m < count; ++m) {
             const Index place = first + m;
@@ -201,7 +205,7 @@ static void forward_step(const Forward &f, ForwardWorker &own, const Share &shar
     const holdfast_lstm *p = f.p;
     const Index rows = least_index(share.last_place, f.schedule.active[step]) - share.first_place;
     for (Index place = share.first_place; !x_sums && place < share.first_place + rows; ++place)
-        store_factors(f.halves, f.input[step & 1] + place * f.input_stride + f.h_column - f.x_words,
+        store_factors(f.format, f.input[step & 1] + place * f.input_stride + f.h_column - f.x_words,
                       x_at(f.schedule, p, place, step), inputs(p));
     if (is_kind(p, HOLDFAST_NORMALISED))
         normalised_rows_of_step(f, own, share, step, rows, x_sums);
@@ -294,6 +298,7 @@ static void forward_worker(void *job, Index worker, Index workers)
     all_steps(f, f.workers[worker], share, by_units, worker, workers);
     finish_cells(f, share);
     finish_outputs(f, share);
+    leave_tiles();
 }
 
 static Outcome forward(const holdfast_lstm *p)

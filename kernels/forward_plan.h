@@ -14,9 +14,9 @@ enum : Index {
 
 struct ForwardWorker {
     float **y;        // [rows], or of one row [blocks]: see CellRows
-    float *sums;      // [TILE_ROWS][4 gates][VL], or of one row [blocks][4 gates][VL]; normalised both
+    float *sums;      // [rows of a tile][4 gates][VL], or of one row [blocks][4 gates][VL]; normalised both
     float *o;         // [blocks][VL] of a normalised row
-    float *x_rows;    // [HOISTED_ROWS][x_words]  a chunk of x, adjacent
+    float *x_rows;    // [HOISTED_ROWS][x_words]  a chunk of x, adjacent; of split halves low parts follow each row
     float *x_sums;    // [HOISTED_ROWS][blocks][4 gates][VL]  its products
     Index chunk_step; // first step of the chunk
     Index chunk_steps;
@@ -26,9 +26,11 @@ struct Forward {
     const holdfast_lstm *p;
     Schedule schedule;
     Index blocks;
-    bool halves;            // factors of products are bf16: the strides below count words then
+    Format format;          // of `input`; unless they are floats, the strides below count words
+    Index tile_rows;        // of the largest tile
     Index x_words, h_words; // of a row
-    float *packed;   // [blocks][x_words + h_words][4 gates][VL]
+    Index panel;     // floats from block to block in `packed`
+    float *packed;   // [blocks][x_words + h_words][4 gates][VL]; of split halves a block's low parts follow it
     float *bias;     // [blocks][4 gates][VL]
     float *zeros;    // the same of a normalised cell
     float *input[2]; // [rows] x | h, input_stride apart; steps take turns
@@ -72,13 +74,17 @@ static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
     f.p = p;
     f.schedule = take_schedule(arena, p);
     f.blocks = blocks_of(p);
-    f.halves = halves_pay(p);
-    f.x_words = words(f.halves, inputs(p));
-    f.h_words = words(f.halves, h_width(p));
-    f.packed = arena.take<float>(f.blocks * (f.x_words + f.h_words) * BLOCK_SUMS);
+    const Factors factors = factors_of(p);
+    const Index parts = parts_of(factors);
+    f.tile_rows = rows_at_once(factors);
+    f.x_words = words(factors, inputs(p));
+    f.h_words = words(factors, h_width(p));
+    f.panel = parts * (f.x_words + f.h_words) * BLOCK_SUMS;
+    f.packed = arena.take<float>(f.blocks * f.panel);
     f.bias = arena.take<float>(f.blocks * BLOCK_SUMS);
     f.h_column = round_up(f.x_words, 16);
-    f.input_stride = row_stride(f.h_column + words(f.halves, round_up(h_width(p), VL)));
+    f.format = {factors, f.h_column + words(factors, round_up(h_width(p), VL))};
+    f.input_stride = row_stride(parts * f.format.low);
     for (float *&input : f.input) input = arena.take<float>(p->rows * f.input_stride);
     plan_cells(f, arena);
     f.barrier = arena.take<Barrier>(1);
@@ -87,13 +93,13 @@ static Index plan_forward(Forward &f, const holdfast_lstm *p, char *base)
     const bool normalised = is_kind(p, HOLDFAST_NORMALISED);
     const Index most_hoisted = normalised ? largest_index(HOISTED_ROWS, p->rows) : Index{HOISTED_ROWS};
     const Index hoisted = normalised || (p->steps > 1 && p->w_input) ? most_hoisted : 0;
-    const Index sums_rows = normalised ? TILE_ROWS * f.blocks : largest_index(TILE_ROWS, f.blocks);
+    const Index sums_rows = normalised ? TILE_ROWS * f.blocks : largest_index(f.tile_rows, f.blocks);
     for (Index w = 0; w < workers; ++w) {
         ForwardWorker own = {};
         own.y = arena.take<float *>(largest_index(p->rows, f.blocks));
         own.sums = arena.take<float>(sums_rows * BLOCK_SUMS);
         own.o = arena.take<float>(f.blocks * VL);
-        own.x_rows = arena.take<float>(hoisted * f.x_words);
+        own.x_rows = arena.take<float>(hoisted * parts * f.x_words);
         own.x_sums = arena.take<float>(hoisted * f.blocks * BLOCK_SUMS);
         if (base) f.workers[w] = own;
     }
@@ -105,14 +111,21 @@ static inline bool too_short_to_pack(const holdfast_lstm *p)
     return p->steps == 1 && p->rows <= 2 && p->w_input && !is_kind(p, HOLDFAST_NORMALISED);
 }
 
+// From a word of `packed` to its low part.
+static inline Index packed_low(const Forward &f)
+{
+    return (f.x_words + f.h_words) * BLOCK_SUMS;
+}
+
 static void pack_share(const Forward &f, Index first, Index last)
 {
     const holdfast_lstm *p = f.p;
+    const Format as = {f.format.factors, packed_low(f)};
     for (Index block = first; block < last; ++block) {
-        float *panel = f.packed + block * (f.x_words + f.h_words) * BLOCK_SUMS;
+        float *panel = f.packed + block * f.panel;
         if (!too_short_to_pack(p)) {
-            if (p->w_input) pack_block(panel, p->w_input, p->units, p->features, block, f.halves);
-            pack_block(panel + f.x_words * BLOCK_SUMS, p->w_recurrent, p->units, h_width(p), block, f.halves);
+            if (p->w_input) pack_block(as, panel, p->w_input, p->units, p->features, block);
+            pack_block(as, panel + f.x_words * BLOCK_SUMS, p->w_recurrent, p->units, h_width(p), block);
         }
         for (Index k = block * BLOCK_SUMS; k < (block + 1) * BLOCK_SUMS; ++k) {
             const Index row = weight_row(k, p->units);
@@ -132,14 +145,26 @@ static void load_h(const Forward &f, Index place, Index column, Index present)
     const Index at = f.schedule.row[place] * h_width(p) + column;
     const Vec h = p->h0 ? load_part(p->h0 + at, present) : Vec{};
     const float *mask = p->cell ? p->cell->h_mask : nullptr;
-    store_factor(f.halves, f.input[0] + place * f.input_stride + f.h_column, column,
-                 mask ? h * load_part(mask + at, present) : h);
+    store_factor(f.format, f.input[0] + place * f.input_stride + f.h_column, column,
+                 mask ? h * load_part(mask + at, present) : h, present);
     if (f.variant.h) store(f.variant.h + (column / VL * p->rows + place) * VL, h);
+}
+
+// What stands between the last block of h and the end of its words, and is multiplied by zeros.
+static void clear_words(const Forward &f, Index place)
+{
+    const Index first = word_at(f.format.factors, f.blocks * VL);
+    for (float *input : f.input)
+        for (Index part = 0; part < parts_of(f.format.factors); ++part)
+            for (Index k = first; k < f.h_words; ++k)
+                input[place * f.input_stride + part * f.format.low + f.h_column + k] = 0.0f;
 }
 
 static void load_state(const Forward &f, const Share &share)
 {
     const holdfast_lstm *p = f.p;
+    for (Index place = share.first_place; share.first_block == 0 && place < share.last_place; ++place)
+        clear_words(f, place);
     const Index memories = is_kind(p, HOLDFAST_EXPONENTIAL) ? 3 : 1;
     for (Index block = share.first_block; block < share.last_block; ++block)
         for (Index place = share.first_place; place < share.last_place; ++place) {
@@ -180,7 +205,8 @@ static void finish_outputs(const Forward &f, const Share &share)
     for (Index place = share.first_place; place < share.last_place; ++place) {
         const Index row = s.row[place], length = s.length[place];
         const float *h = f.input[length & 1] + place * f.input_stride + f.h_column;
-        if (f.halves) h = length ? y_at(s, p, place, length - 1) : p->h0 ? p->h0 + row * p->units : nullptr;
+        if (f.format.factors != FLOATS)
+            h = length ? y_at(s, p, place, length - 1) : p->h0 ? p->h0 + row * p->units : nullptr;
         for (Index column = first; column < last; column += VL)
             store_part(p->h_last + row * h_width(p) + column,
                        f.variant.h ? load(f.variant.h + (column / VL * p->rows + place) * VL)

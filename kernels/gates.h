@@ -17,10 +17,10 @@ struct CellRows {
     Index present;   // its units that are no padding
     float *kept;     // [rows], kept_stride apart: [i f g o c][VL]; or nullptr
     Index kept_stride;
-    const Variant *variant; // nullptr: the plain cell, which reads `halves` only
+    const Variant *variant; // nullptr: the plain cell, which reads `format` only
     Index step;
     const Index *row; // [rows] whose they are
-    bool halves;      // h is to be stored as such
+    Format format;    // how h is to be stored
 };
 
 // Two short loops instead of one long: the four gates of a row do not wait for each other, but tanh(c) waits for all of
@@ -47,7 +47,7 @@ static inline void cells_forward(Index rows, const CellRows &cell)
     }
     for (Index m = 0; m < rows; ++m) {
         const Vec h = load(cell.sums + m * BLOCK_SUMS) * hyperbolic_tangent(load(cell.c + m * cell.c_stride));
-        store_factor(cell.halves, cell.h + m * cell.h_stride, 0, h);
+        store_factor(cell.format, cell.h + m * cell.h_stride, 0, h, cell.present);
         if (cell.present == VL)
             store(cell.y[m] + cell.unit, h);
         else

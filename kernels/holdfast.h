@@ -33,14 +33,20 @@
 
 #include <stdint.h>
 
-#define HOLDFAST_ABI 5
+#define HOLDFAST_ABI 6
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* How the factors of products are rounded; sums are float32, of int8 whole numbers. */
-typedef enum holdfast_precision { HOLDFAST_FLOAT32 = 0, HOLDFAST_BFLOAT16 = 1, HOLDFAST_INT8 = 2 } holdfast_precision;
+/* How the factors of products are rounded; sums are float32, of int8 whole numbers. BFLOAT16X3: a factor is the sum of
+ * two bf16, a high part and a low one, and of two such factors all but low * low is added up: 16 bits instead of 8. */
+typedef enum holdfast_precision {
+    HOLDFAST_FLOAT32 = 0,
+    HOLDFAST_BFLOAT16 = 1,
+    HOLDFAST_INT8 = 2,
+    HOLDFAST_BFLOAT16X3 = 3
+} holdfast_precision;
 
 /* Variants of the cell. Several may be set; EXPONENTIAL stands alone.
  *
@@ -85,8 +91,9 @@ typedef struct holdfast_lstm { /* one layer, one direction */
     const float *w_recurrent; /* [4*units, units] */
     const float *bias;        /* [4*units], or NULL for zero */
     const holdfast_cell *cell; /* or NULL for the plain cell */
-    int64_t precision; /* of the factors of products: HOLDFAST_FLOAT32, or HOLDFAST_BFLOAT16: bf16 where the CPU has it,
-                          but for projections, normalised cells and ready sums; all sums and all state in float32 */
+    int64_t precision; /* of the factors of products: HOLDFAST_FLOAT32, or HOLDFAST_BFLOAT16 or HOLDFAST_BFLOAT16X3
+                          where the instruction set in use multiplies bf16, but for projections, normalised cells and
+                          ready sums; all sums and all state in float32 */
     const float *h0, *c0;     /* [rows, units], or NULL for zero */
     const int64_t *lengths;   /* [rows], or NULL: every row has `steps` */
     int64_t packed;           /* x, y, dy and dx are packed */
@@ -136,7 +143,7 @@ typedef struct holdfast_streams {
     int64_t layers, features;
     const holdfast_stream_layer *shapes; /* [layers], for as long as the streams live */
     int64_t slots;                       /* streams at most */
-    int64_t precision;                   /* a holdfast_precision */
+    int64_t precision;                   /* a holdfast_precision, but not BFLOAT16X3 */
     int64_t threads;                     /* at most; fewer are used where the work is small */
     void *memory;                        /* holdfast_streams_bytes(...), 64-byte aligned */
     unsigned char *open; /* [slots] 1: may be stepped, 0: may not; the caller's to write between steps */
@@ -265,15 +272,18 @@ int64_t holdfast_decoder_advance(const holdfast_decoder_step *);
 int64_t holdfast_softmax_scratch_bytes(const holdfast_softmax *);
 int64_t holdfast_softmax_cross_entropy(const holdfast_softmax *); /* tokens > 0; without them nothing is written */
 
-/* Instruction sets: "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" (which has VNNI too). The best the CPU has
- * is chosen at load; HOLDFAST_ISA overrides it. */
+/* Instruction sets: "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" (which has VNNI too), "amx" (which has both
+ * too, and is to be had only where products by it come out right). The best the CPU has is chosen at load; HOLDFAST_ISA
+ * overrides it. "amx_emulated" is for tests: the kernels of "amx" on a CPU that has avx512bf16, slowly, and only where
+ * it is asked for. */
 const char *holdfast_isa(void);
 int64_t holdfast_use_isa(const char *name); /* non-zero: this CPU or this build does not have it */
 int64_t holdfast_has_isa(const char *name);
 
-/* `rounds` rounds of fused multiply-adds in registers alone, on `threads` threads: the roof that benchmarks are held
- * to. Returns the floating-point operations done; the caller takes the time. */
-int64_t holdfast_burn(int64_t rounds, int64_t threads);
+/* `rounds` rounds of multiply-adds in registers alone, on `threads` threads: the roof that benchmarks are held to, of
+ * float32 or, with HOLDFAST_BFLOAT16 and where the instruction set has it, of bf16. Returns the floating-point
+ * operations done; the caller takes the time. */
+int64_t holdfast_burn(int64_t rounds, int64_t threads, int64_t precision);
 
 /* Reads these floats `rounds` times, doing next to nothing with them: the roof for whatever is bound by its weights'
  * way out of the cache. Returns the bytes read; the caller takes the time. */

@@ -57,21 +57,23 @@ static inline void for_each_column(const float *weights, Index units, Index colu
 }
 
 // weights [4*units, columns] -> to [columns, or words of two][4 gates][VL] for the units of one block.
-static void pack_block(float *to, const float *weights, Index units, Index columns, Index block, bool halves)
+static void pack_block(const Format &as, float *to, const float *weights, Index units, Index columns, Index block)
 {
     for (Index gate = 0; gate < GATES; ++gate) {
         float *at = to + gate * VL;
-        if (!halves) {
+        if (as.factors == FLOATS) {
             for_each_column(weights, units, columns, block, gate,
                             [=](Index k, Vec w) { store(at + k * BLOCK_SUMS, w); });
             continue;
         }
         Vec even = {};
         for_each_column(weights, units, columns, block, gate, [&](Index k, Vec w) {
-            if (k & 1) store(at + k / 2 * BLOCK_SUMS, paired(even, w));
+            if (k & 1) store_pairs(as, at + k / 2 * BLOCK_SUMS, even, w);
             even = w;
         });
-        if (columns & 1) store(at + columns / 2 * BLOCK_SUMS, paired(even, Vec{}));
+        if (columns & 1) store_pairs(as, at + columns / 2 * BLOCK_SUMS, even, Vec{});
+        for (Index k = (columns + 1) / 2; k < words(as.factors, columns); ++k)
+            store_pairs(as, at + k * BLOCK_SUMS, Vec{}, Vec{});
     }
 }
 
@@ -90,6 +92,7 @@ struct Panels {
     Index depth; // in words, where they hold halves
     float *packed;
     Index apart; // so many first vectors share no panel with the rest
+    Index parts = 1; // 2: behind a panel stand its low parts
 
     Index first(Index panel) const
     {
@@ -98,28 +101,31 @@ struct Panels {
         return apart + border(vectors - apart, count - before, panel - before);
     }
     Index width(Index panel) const { return first(panel + 1) - first(panel); }
-    float *at(Index panel) const { return packed + first(panel) * VL * depth; }
+    Index low(Index panel) const { return width(panel) * VL * depth; }
+    float *at(Index panel) const { return packed + first(panel) * VL * depth * parts; }
 };
 
-static inline Panels take_panels(Arena &arena, Index columns, Index depth, Index apart = 0)
+static inline Panels take_panels(Arena &arena, Index columns, Index depth, Index apart = 0, Index parts = 1)
 {
     const Index vectors = pieces(columns, VL), count = pieces(apart, PANEL) + pieces(vectors - apart, PANEL);
-    return {vectors, count, depth, arena.take<float>(vectors * VL * depth), apart};
+    return {vectors, count, depth, arena.take<float>(vectors * VL * depth * parts), apart, parts};
 }
 
-static void pack_panel(const Panels &panels, Index panel, const float *weights, Index units, Index columns, bool halves)
+static void pack_panel(Factors factors, const Panels &panels, Index panel, const float *weights, Index units,
+                       Index columns)
 {
     const Index width = panels.width(panel) * VL, first = panels.first(panel) * VL;
     const Index present = least_index(width, columns - first);
     float *to = panels.at(panel);
-    const auto row_part = [=](Index k, Index n) {
+    const auto weights_at = [=](Index k, Index n) {
         const Index row = weight_row(k, units);
-        if (row < 0 || n >= present) return Vec{};
-        return part(weights + row * columns + first + n, least_index(VL, present - n));
+        return row < 0 ? Vec{} : row_part(weights + row * columns + first, n, present);
     };
-    for (Index k = 0; halves && k < panels.depth; ++k, to += width)
-        for (Index n = 0; n < width; n += VL) store(to + n, paired(row_part(2 * k, n), row_part(2 * k + 1, n)));
-    for (Index k = 0; !halves && k < panels.depth; ++k, to += width) {
+    const Format as = {factors, panels.low(panel)};
+    for (Index k = 0; factors != FLOATS && k < panels.depth; ++k, to += width)
+        for (Index n = 0; n < width; n += VL)
+            store_pairs(as, to + n, weights_at(2 * k, n), weights_at(2 * k + 1, n));
+    for (Index k = 0; factors == FLOATS && k < panels.depth; ++k, to += width) {
         const Index row = weight_row(k, units);
         const Index copied = row < 0 ? 0 : present;
         if (copied) memcpy(to, weights + row * columns + first, sizeof(float) * static_cast<size_t>(copied));

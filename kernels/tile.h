@@ -30,8 +30,14 @@ typedef void (*Tile)(const TileJob &);
 
 enum Order { BY_ROWS, BY_COLUMNS };
 
-// What a and b hold: floats, or words of two bf16 each (half.h), which an AVX512-BF16 processor multiplies in pairs.
-enum Factors { FLOATS, HALVES };
+// What a and b hold: floats; words of two bf16 each (half.h), which some processors multiply in pairs; or such words
+// twice, a value being the sum of a high and a low part: high * high, high * low and low * high are added then.
+enum Factors { FLOATS, HALVES, SPLIT_HALVES };
+
+// How far from the high part of a, and of b, the low one stands.
+struct LowParts {
+    Index a, b;
+};
 
 template <Factors FACTORS> static inline Vec multiply_add(Vec a, Vec b, Vec sum)
 {
@@ -102,7 +108,7 @@ static __attribute__((noinline)) void tile(const TileJob &job)
 
 static constexpr Tile tile_of[][2][TILE_ROWS][4] = {
     {HOLDFAST_TILE_TABLE(BY_ROWS, FLOATS), HOLDFAST_TILE_TABLE(BY_COLUMNS, FLOATS)},
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && !defined(HOLDFAST_AMX)
     {HOLDFAST_TILE_TABLE(BY_ROWS, HALVES), HOLDFAST_TILE_TABLE(BY_COLUMNS, HALVES)},
 #endif
 };

@@ -115,7 +115,7 @@ static inline void show(const CellRows &cell, Index m, Vec h)
     const bool masked = p->cell->h_mask && !projects(p);
     if (v.h && !projects(p)) store(h_of(cell, m), h);
     const float *mask = p->cell->h_mask + (masked ? cell.row[m] * p->units + cell.unit : 0);
-    store_factor(cell.halves, cell.h + m * cell.h_stride, 0, masked ? h * part(mask, cell.present) : h);
+    store_factor(cell.format, cell.h + m * cell.h_stride, 0, masked ? h * part(mask, cell.present) : h, cell.present);
     if (!cell.y) return;
     if (cell.present == VL)
         store(cell.y[m] + cell.unit, h);

@@ -52,11 +52,13 @@ static void copy_columns(const Vector *columns, Index k, const Factor &row, Inde
         store(columns[v].at + k * columns[v].stride, row.at(v * VL, least_index(VL, count - v * VL)));
 }
 
-static void pair_columns(const Vector *columns, Index k, const Factor &first, const Factor &second, Index count)
+static void pair_columns(Factors factors, const Vector *columns, Index k, const Factor &first, const Factor &second,
+                         Index count)
 {
     for (Index v = 0; v * VL < count; ++v) {
         const Index present = least_index(VL, count - v * VL);
-        store(columns[v].at + k * columns[v].stride, paired(first.at(v * VL, present), second.at(v * VL, present)));
+        store_pairs({factors, columns[v].low}, columns[v].at + k * columns[v].stride, first.at(v * VL, present),
+                    second.at(v * VL, present));
     }
 }
 
@@ -75,48 +77,90 @@ static inline Entered entered_at(const Backward &b, const Walk &at)
             {x_at(s, p, at.place, at.step), nullptr}};
 }
 
-// h and x of the row-steps first..last side by side; of halves two row-steps make a row of words, and so do the gates'
-// gradients.
+// Where the gates' gradients of a row-step begin; nullptr, which stands for zeros, past the last one.
+static inline const float *gates_at(const Backward &b, Index k, Index last)
+{
+    return k < last ? b.dgates + k * b.dgates_stride : nullptr;
+}
+
+static inline Vec load_gates(const float *from, Index gate)
+{
+    return from ? load(from + gate) : Vec{};
+}
+
+// Of the row-steps k and k + 1, one word for each gate.
+static inline void pair_gates(const Backward &b, Index k, Index last)
+{
+    const Format as = {b.factors, b.pairs_low};
+    const float *first = gates_at(b, k, last), *second = gates_at(b, k + 1, last);
+    float *to = b.pairs + k / 2 * b.pairs_stride;
+    const Index gates = b.blocks * BLOCK_SUMS;
+    for (Index n = 0; n < gates; n += VL) store_pairs(as, to + n, load_gates(first, n), load_gates(second, n));
+}
+
+// The same for AMX, which reads the left factor by rows: the words of a gate lie side by side. A step at a time.
+static void transpose_gates(const Backward &b, Index k, Index last)
+{
+    for (Index part = 0; part < parts_of(b.factors); ++part)
+        for (Index gate = 0; gate < b.blocks * BLOCK_SUMS; gate += VL) {
+            Vec square[VL];
+            for (Index n = 0; n < VL; ++n) {
+                const Vec first = load_gates(gates_at(b, k + 2 * n, last), gate);
+                const Vec second = load_gates(gates_at(b, k + 2 * n + 1, last), gate);
+                square[n] = part ? paired(rest(first), rest(second)) : paired(first, second);
+            }
+            transpose(square);
+            float *to = b.pairs + part * b.pairs_low + gate * b.pairs_stride + k / 2;
+            for (Index n = 0; n < VL; ++n) store(to + n * b.pairs_stride, square[n]);
+        }
+}
+
+// h and x of the row-steps first..last side by side.
 static void gather_entered(const Backward &b, const Chunk &chunk, Index first, Index last)
 {
-    const Index width = h_width(b.p), features = inputs(b.p), gates = b.blocks * BLOCK_SUMS;
-    const Vector *x_columns = b.columns + b.state_vectors;
     Walk at = walk_to(b, chunk, first);
     for (Index k = first; k < last; ++k, walk_on(b, at)) {
         const Entered row = entered_at(b, at);
-        if (!b.halves) {
-            copy_columns(b.columns, k, row.h, width);
-            copy_columns(x_columns, k, row.x, features);
-            continue;
-        }
-        Entered next = {};
-        const bool odd = k + 1 < last;
-        if (odd) walk_on(b, at), next = entered_at(b, at);
-        pair_columns(b.columns, k / 2, row.h, next.h, width);
-        pair_columns(x_columns, k / 2, row.x, next.x, features);
-        const float *own = b.dgates + k * b.dgates_stride;
-        for (Index n = 0; n < gates; n += VL)
-            store(b.pairs + k / 2 * b.dgates_stride + n,
-                  paired(load(own + n), odd ? load(own + b.dgates_stride + n) : Vec{}));
-        k += odd;
+        copy_columns(b.columns, k, row.h, h_width(b.p));
+        copy_columns(b.columns + b.state_vectors, k, row.x, inputs(b.p));
     }
+}
+
+// The same where two row-steps make a row of words; as many as make whole steps, those past the last one zeros.
+static void gather_pairs(const Backward &b, const Chunk &chunk, Index first, Index last)
+{
+    const Index end = first + 2 * words(b.factors, last - first);
+    Walk at = walk_to(b, chunk, first);
+    const auto next = [&](Index k) {
+        if (k >= last) return Entered{};
+        const Entered row = entered_at(b, at);
+        walk_on(b, at);
+        return row;
+    };
+    for (Index k = first; k < end; k += 2) {
+        const Entered row = next(k), after = next(k + 1);
+        pair_columns(b.factors, b.columns, k / 2, row.h, after.h, h_width(b.p));
+        pair_columns(b.factors, b.columns + b.state_vectors, k / 2, row.x, after.x, inputs(b.p));
+        if (!by_amx(b.factors)) pair_gates(b, k, last);
+    }
+    for (Index k = first; by_amx(b.factors) && k < end; k += values_in_step(b.factors)) transpose_gates(b, k, last);
 }
 
 static void input_gradient(const Backward &b, BackwardWorker &own, const Chunk &chunk, Index first, Index last)
 {
     const holdfast_lstm *p = b.p;
-    const Index rows = last - first, tiles = pieces(rows, TILE_ROWS);
-    const float *dgates = b.halves ? b.factors : b.dinput;
-    const Index stride = b.halves ? b.factors_stride : b.dgates_stride;
+    const Index rows = last - first, tiles = pieces(rows, b.tile_rows), stride = b.rounded_stride;
+    const float *dgates = b.factors == FLOATS ? b.dinput : b.rounded;
     for (Index panel = 0; panel < b.input.count; ++panel) {
         const Index width = b.input.width(panel), column = b.input.first(panel) * VL;
         const size_t bytes = sizeof(float) * static_cast<size_t>(least_index(width * VL, p->features - column));
         Walk at = rows > 0 ? walk_to(b, chunk, first) : Walk{0, 0};
         for (Index t = 0; t < tiles; ++t) {
             const Index k = first + border(rows, tiles, t), count = first + border(rows, tiles, t + 1) - k;
-            tile_of[b.halves][BY_ROWS][count - 1][width - 1]({b.input.depth, dgates + k * stride, stride,
-                                                              b.input.at(panel), width * VL, b.zeros, 0, own.tile,
-                                                              width * VL, nullptr, 0});
+            multiply(b.factors, BY_ROWS, count, width,
+                     {b.input.depth, dgates + k * stride, stride, b.input.at(panel), width * VL, b.zeros, 0, own.tile,
+                      width * VL, nullptr, 0},
+                     {b.rounded_low, b.input.low(panel)});
             for (Index m = 0; m < count; ++m, walk_on(b, at)) {
                 const Index dx_at = row_step_at(b.schedule, p, at.place, at.step, b.g->dx_step, b.g->dx_row);
                 memcpy(b.g->dx + dx_at + column, own.tile + m * width * VL, bytes);
@@ -162,19 +206,21 @@ static void hand_out_row(const Backward &b, Index k, Index column, Index count, 
 static void weight_gradient(const Backward &b, BackwardWorker &own, const Chunk &chunk, Index first, Index last,
                             Index panel)
 {
-    const Index tiles = pieces(last - first, TILE_ROWS), width = b.dweights.width(panel), stride = width * VL;
-    const float *dgates = b.dweights.first(panel) < b.state_vectors || b.halves ? b.pairs : b.dinput;
-    const Index depth = words(b.halves, chunk.rows);
+    const Index tiles = pieces(last - first, b.tile_rows), width = b.dweights.width(panel), stride = width * VL;
+    const bool of_state = b.dweights.first(panel) < b.state_vectors, lying = by_amx(b.factors);
+    const float *dgates = of_state || b.factors != FLOATS ? b.pairs : b.dinput;
+    const Index depth = words(b.factors, chunk.rows);
     for (Index t = 0; t < tiles; ++t) {
         const Index gate = first + border(last - first, tiles, t);
         const Index count = first + border(last - first, tiles, t + 1) - gate;
         float *sums = b.dweights.at(panel) + gate * stride;
         // Wide layers keep these sums in the third-level cache: the next tile's are fetched while this one works.
         const float *ahead = chunk.fresh ? nullptr : sums + count * stride;
-        tile_of[b.halves][BY_COLUMNS][count - 1][width - 1](
-            {depth, dgates + gate, b.dgates_stride, b.entered.at(panel), stride, chunk.fresh ? b.zeros : sums,
-             chunk.fresh ? 0 : stride, chunk.first ? sums : own.tile, stride, ahead,
-             ahead ? pieces(TILE_ROWS * stride, depth) : 0});
+        multiply(b.factors, lying ? BY_ROWS : BY_COLUMNS, count, width,
+                 {depth, dgates + (lying ? gate * b.pairs_stride : gate), b.pairs_stride, b.entered.at(panel), stride,
+                  chunk.fresh ? b.zeros : sums, chunk.fresh ? 0 : stride, chunk.first ? sums : own.tile, stride, ahead,
+                  ahead ? pieces(b.tile_rows * stride, depth) : 0},
+                 {b.pairs_low, b.entered.low(panel)});
         for (Index m = 0; !chunk.first && m < count; ++m)
             hand_out_row(b, gate + m, b.dweights.first(panel) * VL, stride, own.tile + m * stride);
     }

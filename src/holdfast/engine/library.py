@@ -9,8 +9,8 @@ from typing import Final
 
 import holdfast
 
-_ABI: Final = 5
-_ISAS: Final = ("generic", "avx2", "avx512", "avx512vnni", "avx512bf16")
+_ABI: Final = 6
+_ISAS: Final = ("generic", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx")
 
 
 class Library:
@@ -21,7 +21,7 @@ class Library:
         self.dll = ctypes.CDLL(self.path)
         self.forward = self._entry("holdfast_lstm_forward", ctypes.c_void_p)
         self.backward = self._entry("holdfast_lstm_backward", ctypes.c_void_p, ctypes.c_void_p)
-        self.burn = self._entry("holdfast_burn", ctypes.c_int64, ctypes.c_int64)
+        self.burn = self._entry("holdfast_burn", ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
         self.kept_floats = self._entry("holdfast_kept_floats", ctypes.c_void_p)
         self.scratch_bytes = self._entry("holdfast_scratch_bytes", ctypes.c_void_p, ctypes.c_int64)
         self.use_isa = self._entry("holdfast_use_isa", ctypes.c_char_p)
@@ -140,18 +140,26 @@ def isas() -> list[str]:
     return [name for name in _ISAS if library.has_isa(name.encode())]
 
 
+def has_isa(name: str) -> bool:
+    """Whether this build and this CPU have it; also "amx_emulated", which only tests want."""
+    return bool(loaded().has_isa(name.encode()))
+
+
 def use_isa(name: str) -> None:
     """Change the instruction set for all later calls. A `kept` buffer fits only the one that wrote it."""
     if loaded().use_isa(name.encode()):
         raise ValueError(f"instruction set {name!r} is not to be had here; there are {', '.join(isas())}")
 
 
-def peak_flops(threads: int) -> float:
-    """Floating-point operations per second of multiply-adds in registers alone: the roof for every kernel."""
+def peak_flops(threads: int, *, halves: bool = False) -> float:
+    """Floating-point operations per second of multiply-adds in registers alone: the roof for every kernel.
+
+    `halves`: of bf16, where the instruction set in use multiplies them.
+    """
     burn = loaded().burn
     best = 0.0
     for _ in range(5):  # the first run also wakes the CPU up
         start = time.perf_counter()
-        done = burn(20_000_000, threads)
+        done = burn(20_000_000, threads, halves)
         best = max(best, done / (time.perf_counter() - start))
     return best
