@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.utils import clip_grad_norm_, parametrizations, parametrize
 
-from holdfast.engine import LSTM, accelerate, backend_report
+from holdfast.engine import LSTM, backend_report
 
 from .single_layer import needs_native
 
@@ -39,38 +39,6 @@ def step(module: nn.Module, x: Tensor) -> list[Tensor]:
     """Outputs and gradients of one training step."""
     y, (h, c) = module(x)
     return [y, h, c, *torch.autograd.grad(y.pow(2).sum() + (h * c).sum(), list(module.parameters()))]
-
-
-# Precision
-
-
-@pytest.mark.parametrize("way", ["autocast", "bfloat16 module"])
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_bfloat16_is_torchs(way: str, bidirectional: bool) -> None:
-    """The dtypes of outputs, states and gradients, and their values: whoever swaps the module must not notice."""
-    torch.manual_seed(0)
-    theirs = nn.LSTM(FEATURES, HIDDEN, 2, bidirectional=bidirectional)
-    ours = accelerate(copy.deepcopy(theirs))
-    x = X
-    if way == "bfloat16 module":
-        ours, theirs, x = ours.bfloat16(), theirs.bfloat16(), x.bfloat16()
-    backend_report(reset=True)
-    found: list[list[Tensor]] = []
-    for module in (ours, theirs):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=way == "autocast"):
-            found.append(step(module, x))
-    assert {choice.backend for choice in backend_report().calls} == {"torch"}
-    assert [t.dtype for t in found[0]] == [t.dtype for t in found[1]]
-    assert found[0][0].dtype == torch.bfloat16
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)  # it is the same operator
-
-
-def test_autocast_off_inside_autocast_is_native() -> None:
-    ours = LSTM(FEATURES, HIDDEN)
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.autocast("cpu", enabled=False):
-        backend_report(reset=True)
-        assert ours(X)[0].dtype == torch.float32
-    assert {choice.backend for choice in backend_report().calls} == {"native"}
 
 
 # Copies and files
