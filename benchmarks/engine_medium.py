@@ -4,7 +4,8 @@
 
 Ours takes and gives float32 and rounds only what meets in products. torch's bfloat16 module rounds its parameters, its
 input, its output and its gradients too, which is less work and less exact: the table of errors says how much. torch in
-float32 is what "highest" would run. Training is forward and backward pass, the input wanting a gradient too.
+float32 is what "highest" would run. "bfloat16 module" and "autocast" have the same on both sides: a module and an input
+in bfloat16, or in float32 under autocast, torch's precision switch at "highest". Training is forward and backward pass, the input wanting a gradient too.
 """
 
 import json
@@ -28,6 +29,14 @@ def step(layer: nn.LSTM, x: Tensor, dy: Tensor) -> None:
 def infer(layer: nn.LSTM, x: Tensor) -> None:
     with torch.inference_mode():
         layer(x)
+
+
+def under_autocast(work: Callable[[], None]) -> Callable[[], None]:
+    def measured() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            work()
+
+    return measured
 
 
 def in_medium(work: Callable[[], None]) -> Callable[[], None]:
@@ -56,6 +65,15 @@ def rows_of(shape: Shape, threads: int, seconds: float) -> list[Row]:
             ),
             row(f"inference {name}", threads, shape.flops(), inference, partial(infer, theirs, own_x), seconds),
         ]
+    for name, ours, own_x, own_dy in (
+        ("bfloat16 module", ours.bfloat16(), x.detach().bfloat16().requires_grad_(), dy.bfloat16()),
+        ("autocast", holdfast.LSTM(shape.features, shape.hidden), x, dy.bfloat16()),
+    ):
+        theirs = nn.LSTM(shape.features, shape.hidden).to(ours.weight_hh_l0.dtype)
+        for kind, work, passes in (("training", partial(step, dy=own_dy), 3), ("inference", infer, 1)):
+            pair = [partial(work, layer, own_x) for layer in (ours, theirs)]
+            pair = [under_autocast(side) for side in pair] if name == "autocast" else pair
+            rows.append(row(f"{kind} {shape}, {name}", threads, passes * shape.flops(), *pair, seconds))
     return rows
 
 

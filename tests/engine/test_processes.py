@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.utils import clip_grad_norm_, parametrizations, parametrize
 
-from holdfast.engine import LSTM, backend_report
+from holdfast.engine import LSTM, State, backend_report
 
 from .single_layer import needs_native
 
@@ -70,6 +70,16 @@ def test_a_copy_does_what_the_original_does(copied: Callable[[LSTM], LSTM]) -> N
         with torch.no_grad():
             other.weight_hh_l1.zero_()
         torch.testing.assert_close(step(module, X), wanted, rtol=0, atol=0)
+
+
+def test_a_saved_state_loads_as_one() -> None:
+    """With torch's default, which takes nothing but tensors and what has been declared safe."""
+    state = LSTM(FEATURES, HIDDEN)(X)[1]
+    file = io.BytesIO()
+    torch.save({"carried": [state]}, file)
+    file.seek(0)
+    (found,) = torch.load(file, weights_only=True)["carried"]
+    assert type(found) is State and torch.equal(found.c, state.c) and torch.equal(found.h, state.h)
 
 
 # What torch.nn.utils does to a module

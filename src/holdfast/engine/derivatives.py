@@ -18,34 +18,34 @@ from .backend import tangents_are_possible
 from .operator import BEFORE_CALL, LIBRARY, TENSORS, WITH_GRADIENT, Call, Kept, Outputs, backward, keeping, lstm
 from .second_order import filled
 
-_below_autograd: Final = torch._C._AutoDispatchBelowAutograd  # pyright: ignore[reportPrivateUsage]
+below_autograd: Final = torch._C._AutoDispatchBelowAutograd  # pyright: ignore[reportPrivateUsage]
 
 
 def _autograd(*arguments: Any) -> Outputs:
     if tangents_are_possible():
         return Call(*arguments).by_reference()
-    if _wants_gradient(arguments):
+    if wants_gradient(arguments):
         return keeping(*arguments)[:3]
-    with _below_autograd():
+    with below_autograd():
         return lstm(*arguments)
 
 
-def _autograd_of(operator: Any, node: Any) -> Callable[..., Any]:
-    """The rule for the other two operators, which have no forward-mode derivative of their own."""
+def autograd_of(operator: Any, node: Any) -> Callable[..., Any]:
+    """The rule for an operator's derivatives, which have no forward-mode derivative of their own."""
 
     def rule(*arguments: Any) -> Any:
         if tangents_are_possible():
-            raise NotImplementedError(f"{operator} has no forward-mode derivative; that of holdfast::lstm has")
-        if _wants_gradient(arguments):
+            raise NotImplementedError(f"{operator} has no forward-mode derivative; that of the forward pass has")
+        if wants_gradient(arguments):
             with enable_single_level_autograd_function():  # one transform of torch.func at a time comes by here
                 return node.apply(*arguments)
-        with _below_autograd():
+        with below_autograd():
             return operator(*arguments)
 
     return rule
 
 
-def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
+def wants_gradient(arguments: tuple[Any, ...]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
 
 
@@ -54,7 +54,7 @@ class _Keeping(_SingleLevelFunction):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Kept:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.enable_grad(), _below_autograd():  # further transforms around this one keep graphs of their own
+        with torch.enable_grad(), below_autograd():  # further transforms around this one keep graphs of their own
             y, h, c, kept = keeping(*arguments)
         ctx.save_for_backward(*arguments[:TENSORS], y, kept)
         ctx.mark_non_differentiable(kept)
@@ -80,7 +80,7 @@ class _Backward(_SingleLevelFunction):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.enable_grad(), _below_autograd():
+        with torch.enable_grad(), below_autograd():
             found = backward(*arguments)
         call = arguments[BEFORE_CALL:]
         ctx.save_for_backward(*arguments[:3], *call[:TENSORS])
@@ -115,7 +115,7 @@ def pull_back(grads: tuple[Tensor | None, ...], call: Call) -> tuple[Tensor | No
 # Many at once: torch.vmap. A rule gets the arguments and, for each, the axis of its samples, or None.
 
 
-def _one_after_another(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
+def one_after_another(operator: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
     """The rule that is always right: a call for every sample."""
 
     def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
@@ -138,7 +138,7 @@ def _rows_of_one_batch(info: Any, in_dims: tuple[int | None, ...], *arguments: A
     dims: Any = Call(*in_dims)  # pyright: ignore[reportArgumentType]
     packed = call.x.dim() - (dims.x is not None) == 2
     if packed or call.seed is not None or any(dim is not None for dim in dims.weights):
-        return _one_after_another(lstm)(info, in_dims, *arguments)
+        return one_after_another(lstm)(info, in_dims, *arguments)
     samples: int = info.batch_size
 
     def rows(t: Tensor | None, dim: int | None, axis: int) -> Tensor | None:
@@ -161,8 +161,8 @@ def _rows_of_one_batch(info: Any, in_dims: tuple[int | None, ...], *arguments: A
 
 
 LIBRARY.impl("lstm", _autograd, "Autograd")
-LIBRARY.impl("lstm_keeping", _autograd_of(keeping, _Keeping), "Autograd")
-LIBRARY.impl("lstm_backward", _autograd_of(backward, _Backward), "Autograd")
+LIBRARY.impl("lstm_keeping", autograd_of(keeping, _Keeping), "Autograd")
+LIBRARY.impl("lstm_backward", autograd_of(backward, _Backward), "Autograd")
 torch.library.register_vmap("holdfast::lstm", _rows_of_one_batch, lib=LIBRARY)
-torch.library.register_vmap("holdfast::lstm_keeping", _one_after_another(keeping), lib=LIBRARY)
-torch.library.register_vmap("holdfast::lstm_backward", _one_after_another(backward), lib=LIBRARY)
+torch.library.register_vmap("holdfast::lstm_keeping", one_after_another(keeping), lib=LIBRARY)
+torch.library.register_vmap("holdfast::lstm_backward", one_after_another(backward), lib=LIBRARY)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import library
+from .pages import in_memory
 from .reference import State
 from .stream_native import BAD_SLOT, BUSY, KEEPS_THE_LOCK, PRECISIONS, Memory
 
@@ -45,7 +46,8 @@ class Streams:
         y = streams.step(x, slots)  # x [n, features], slots int64 [n]: whoever came
 
     The weights are a copy: after changing those of the LSTM call `refresh`. For inference only: no gradient flows, and
-    dropout is off. Two threads must not use one object at once; two objects they may.
+    dropout is off. Two threads must not use one object at once; two objects they may. A copy (copy.deepcopy) or what
+    pickle brings back has the states as they were, and packs the weights that its LSTM has by then.
 
     Args:
         lstm: a torch.nn.LSTM or holdfast.LSTM, float32 on the CPU, one direction; any number of layers, with or without
@@ -158,9 +160,10 @@ class Streams:
             return self._step_any(x, slots)
         if type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu:
             answer = answers.get(x.shape)
-            if answer is None or not x.is_contiguous() or x.is_neg():
+            place = x.data_ptr()  # 0 of torch's zeros that have no memory
+            if answer is None or not place or not x.is_contiguous() or x.is_neg():
                 return self._step_any(x, slots)
-            self._slot_step.x = x.data_ptr()
+            self._slot_step.x = place
         elif type(x) is np.ndarray and x.dtype is _FLOAT32:
             answer = answers.get(x.shape)
             if answer is None:
@@ -291,6 +294,19 @@ class Streams:
             rows[:, slot] = torch.from_numpy(values).view(layers, width)
             begin += 4 * layers * width
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies and pickles: the LSTM, whose weights are packed anew as they are then, and every slot's state."""
+        settings = self.lstm, self.slots, self.precision, self._memory.threads
+        return _again, (*settings, tuple(self._closed), self._memory.h.clone(), self._memory.c.clone())
+
+    def _go_on(self, closed: Sequence[int], h: Tensor, c: Tensor) -> None:
+        """Take over what `__reduce__` gave away."""
+        self._closed = list(closed)
+        for slot in range(self.slots):
+            self._memory.open[slot] = slot not in closed
+        self._memory.h.copy_(h)
+        self._memory.c.copy_(c)
+
     def _sizes(self) -> tuple[int, ...]:
         return self.lstm.num_layers, self.features, self.lstm.hidden_size, self.width
 
@@ -315,6 +331,15 @@ class Streams:
         return body
 
 
+def _again(
+    lstm: nn.LSTM, slots: int, precision: Precision, threads: int, closed: Sequence[int], h: Tensor, c: Tensor
+) -> Streams:
+    """Streams that go on where others were when they were copied or pickled."""
+    streams = Streams(lstm, slots, precision=precision, threads=threads)
+    streams._go_on(closed, h, c)  # pyright: ignore[reportPrivateUsage]
+    return streams
+
+
 def _tensor(name: str, given: Any, dtype: torch.dtype) -> Tensor:
     """A tensor of this dtype on the CPU, from a tensor or an array; integers also from a list."""
     if isinstance(given, np.ndarray):
@@ -330,7 +355,7 @@ def _tensor(name: str, given: Any, dtype: torch.dtype) -> Tensor:
         raise ValueError(f"{name} must be a {dtype} tensor or array, not a {type(given).__name__}")
     if given.dtype != dtype or not given.is_cpu or given.layout is not torch.strided:
         raise ValueError(f"{name} came as {given.dtype} on {given.device} ({given.layout}); expected {dtype} on cpu")
-    return given.resolve_neg()
+    return in_memory(given)
 
 
 def _check_lstm(lstm: nn.LSTM) -> None:

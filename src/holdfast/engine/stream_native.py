@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import library
-from .pages import fresh_pages
+from .pages import fresh_pages, in_memory
 
 PRECISIONS: Final = ("highest", "medium", "int8")  # in the order of holdfast_precision
 BAD_SLOT: Final = 6
@@ -84,7 +84,7 @@ def layer_weights(lstm: nn.LSTM, layer: int) -> list[Tensor | None]:
         weight: Tensor = getattr(lstm, f"{name}_l{layer}").detach()
         if weight.shape != shape:
             raise ValueError(f"{name}_l{layer} came with shape {list(weight.shape)}; expected {list(shape)}")
-        return weight.resolve_neg().contiguous()
+        return in_memory(weight).contiguous()
 
     return [
         of("weight_ih", rows, width if layer else lstm.input_size),
@@ -100,6 +100,7 @@ class Memory:
 
     def __init__(self, lstm: nn.LSTM, slots: int, precision: int, threads: int) -> None:
         self.calls = Calls()
+        self.threads = threads
         self.open = (ctypes.c_ubyte * slots)()
         self._streams = _Streams(
             lstm.num_layers, lstm.input_size, lstm.hidden_size, lstm.proj_size, slots, precision, threads
