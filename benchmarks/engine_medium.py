@@ -5,7 +5,8 @@
 Ours takes and gives float32 and rounds only what meets in products. torch's bfloat16 module rounds its parameters, its
 input, its output and its gradients too, which is less work and less exact: the table of errors says how much. torch in
 float32 is what "highest" would run. "bfloat16 module" and "autocast" have the same on both sides: a module and an input
-in bfloat16, or in float32 under autocast, torch's precision switch at "highest". Training is forward and backward pass, the input wanting a gradient too.
+in bfloat16, or in float32 under autocast, with torch's precision switch at "highest". Training is forward and backward
+pass, the input wanting a gradient too.
 """
 
 import json
@@ -49,13 +50,14 @@ def in_medium(work: Callable[[], None]) -> Callable[[], None]:
 
 
 def rows_of(shape: Shape, threads: int, seconds: float) -> list[Row]:
-    ours = holdfast.LSTM(shape.features, shape.hidden)
+    sizes = shape.features, shape.hidden
+    ours = holdfast.LSTM(*sizes)
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(shape.time, shape.batch, shape.features, generator=rng).requires_grad_()
     dy = torch.randn(shape.time, shape.batch, shape.hidden, generator=rng)
     rows: list[Row] = []
     for dtype in (torch.bfloat16, torch.float32):
-        theirs = nn.LSTM(shape.features, shape.hidden).to(dtype)
+        theirs = nn.LSTM(*sizes).to(dtype)
         own_x, own_dy = x.detach().to(dtype).requires_grad_(), dy.to(dtype)
         name = f"{shape}, torch {str(dtype).removeprefix('torch.')}"
         training, inference = in_medium(partial(step, ours, x, dy)), in_medium(partial(infer, ours, x))
@@ -65,15 +67,16 @@ def rows_of(shape: Shape, threads: int, seconds: float) -> list[Row]:
             ),
             row(f"inference {name}", threads, shape.flops(), inference, partial(infer, theirs, own_x), seconds),
         ]
-    for name, ours, own_x, own_dy in (
-        ("bfloat16 module", ours.bfloat16(), x.detach().bfloat16().requires_grad_(), dy.bfloat16()),
-        ("autocast", holdfast.LSTM(shape.features, shape.hidden), x, dy.bfloat16()),
+    for name, mine, own_x, own_dy in (
+        ("bfloat16 module", holdfast.LSTM(*sizes).bfloat16(), x.detach().bfloat16().requires_grad_(), dy.bfloat16()),
+        ("autocast", holdfast.LSTM(*sizes), x, dy.bfloat16()),
     ):
-        theirs = nn.LSTM(shape.features, shape.hidden).to(ours.weight_hh_l0.dtype)
+        theirs = nn.LSTM(*sizes).to(mine.weight_hh_l0.dtype)
         for kind, work, passes in (("training", partial(step, dy=own_dy), 3), ("inference", infer, 1)):
-            pair = [partial(work, layer, own_x) for layer in (ours, theirs)]
-            pair = [under_autocast(side) for side in pair] if name == "autocast" else pair
-            rows.append(row(f"{kind} {shape}, {name}", threads, passes * shape.flops(), *pair, seconds))
+            one, other = (partial(work, layer, own_x) for layer in (mine, theirs))
+            if name == "autocast":
+                one, other = under_autocast(one), under_autocast(other)
+            rows.append(row(f"{kind} {shape}, {name}", threads, passes * shape.flops(), one, other, seconds))
     return rows
 
 
@@ -92,6 +95,7 @@ def errors(hidden: int, steps: int, scale: float) -> dict[str, float]:
     for name, layer, precision in (
         ("holdfast highest", holdfast.LSTM(32, hidden), "highest"),
         ("holdfast medium", holdfast.LSTM(32, hidden), "medium"),
+        ("holdfast bfloat16", holdfast.LSTM(32, hidden).bfloat16(), "highest"),
         ("torch bfloat16", nn.LSTM(32, hidden).bfloat16(), "highest"),
     ):
         layer.load_state_dict({key: value.to(layer.weight_hh_l0.dtype) for key, value in exact.state_dict().items()})

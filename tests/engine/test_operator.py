@@ -302,6 +302,17 @@ def test_a_seed_is_the_same_as_number_and_as_tensor(seed: int) -> None:
     assert not torch.equal(run((seed + 1) % 2**64, lstm), wanted)
 
 
+def test_a_seed_changed_before_the_backward_pass_changes_nothing() -> None:
+    case, seed = case_of("zoneout"), torch.tensor(3)
+    found: list[Tensor] = []
+    for change in (0, 1):
+        x = case.x.clone().requires_grad_()
+        y, _ = lstm(x, case.weights(), variant=Variant(zoneout=Zoneout(0.3, 0.4, seed)))
+        seed += change
+        found += torch.autograd.grad(y.sum(), x)
+    assert torch.equal(*found)
+
+
 def test_a_zero_without_numbers_counts_as_zero() -> None:
     """torch._efficientzerotensor, torch's own stand-in for tangents, has no memory: its address is NULL."""
     case = make()

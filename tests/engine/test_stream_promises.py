@@ -358,7 +358,7 @@ def test_the_input_is_filled_in_place_and_never_another() -> None:
         streams.input = torch.zeros(4)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda streams: pickle.loads(pickle.dumps(streams))])
+@pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda streams: pickle.loads(pickle.dumps(streams))])  # noqa: S301
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_copy_goes_on_where_the_original_was(again: Callable[[Streams], Streams], precision: Precision) -> None:
     """Each with states of its own; which slots are open, and which comes next, included."""

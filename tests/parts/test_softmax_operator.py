@@ -1,4 +1,4 @@
-"""The fused loss under torch.compile and torch.func: the eager call's numbers, and torch's derivatives of every kind."""
+"""The fused loss under torch.compile and torch.func: the eager call's numbers, torch's derivatives of every kind."""
 
 import shutil
 from collections.abc import Iterator

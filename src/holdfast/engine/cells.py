@@ -73,6 +73,13 @@ class Variant(NamedTuple):
     def is_plain(self) -> bool:
         return not (self.coupled or self.exponential or self.zoneout.h or self.zoneout.c or self.h_mask is not None)
 
+    def settled(self) -> "Variant":
+        """The same with the seed as a number, which nobody can change before the backward pass reads it again."""
+        seed = self.zoneout.seed
+        if not isinstance(seed, Tensor):
+            return self
+        return self._replace(zoneout=self.zoneout._replace(seed=seed_number(seed)))
+
 
 PLAIN = Variant()
 

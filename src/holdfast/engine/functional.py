@@ -155,7 +155,7 @@ def run_native(
     """
     h0, c0 = (None, None) if state is None else state
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights, h0, c0)):
-        y, h, c = NativeLSTM.apply(lengths, reverse, variant, bfloat16, x, h0, c0, *weights)
+        y, h, c = NativeLSTM.apply(lengths, reverse, variant.settled(), bfloat16, x, h0, c0, *weights)
     else:
         y, h, c, _ = native.forward(
             x, weights, h0, c0, lengths, reverse=reverse, keep=False, variant=variant, bfloat16=bfloat16

@@ -50,7 +50,7 @@ def lstm_recomputed(
         variant = variant._replace(h_mask=wide(variant.h_mask))
         h0, c0 = wide_state(state) or (None, None)
         x, weights = wide(x), wide_weights(weights)
-    chunks = Chunks(chunk, lengths, variant, choice.bfloat16)
+    chunks = Chunks(chunk, lengths, variant.settled(), choice.bfloat16)
     y, h, c = RecomputedLSTM.apply(chunks, x, h0, c0, *weights)
     return (y.bfloat16(), State(h.bfloat16(), c.bfloat16())) if choice.bfloat16 else (y, State(h, c))
 

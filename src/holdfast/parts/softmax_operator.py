@@ -59,8 +59,13 @@ class Call(NamedTuple):
     def by_torch(self, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The loss, differentiable in every way."""
         logits = functional.linear(h.to(self.wide), weight.to(self.wide), None if bias is None else bias.to(self.wide))
-        options = {"ignore_index": self.ignore_index, "label_smoothing": self.smoothing}
-        loss = functional.cross_entropy(logits, self.targets, reduction="sum", **options)
+        loss = functional.cross_entropy(
+            logits,
+            self.targets,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.smoothing,
+            reduction="sum",
+        )
         count = (self.targets != self.ignore_index).sum().clamp(min=1) if self.mean else 1
         return loss / count
 
@@ -86,9 +91,7 @@ def _run_keeping(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
     factor, *ready = arguments[:4]
     inputs = arguments[4:7]
-    return tuple(
-        (g * factor).to(g.dtype if t is None else t.dtype) for g, t in zip(ready, inputs, strict=True)
-    )
+    return tuple((g * factor).to(g.dtype if t is None else t.dtype) for g, t in zip(ready, inputs, strict=True))
 
 
 for name, implementation in (("", _run), ("_keeping", _run_keeping), ("_backward", _run_backward)):
