@@ -138,6 +138,8 @@ def test_without_the_switch_the_graph_is_cut_and_the_kernels_run() -> None:
     found = torch.compile(model, backend="aot_eager")(x)
     assert {choice.backend for choice in backend_report().calls} == {"native"}
     torch.testing.assert_close(found, model(x), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="allow_rnn"):  # or we could set it for our part of a model: see the guide
+        torch._dynamo.patch_dynamo_config(allow_rnn=True)
     with pytest.raises(torch._dynamo.exc.Unsupported, match="allow_rnn"):
         torch._dynamo.reset()
         torch.compile(model, backend="aot_eager", fullgraph=True)(x)

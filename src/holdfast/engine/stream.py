@@ -160,9 +160,8 @@ class Streams:
             return self._step_any(x, slots)
         if type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu:
             answer = answers.get(x.shape)
-            place = x.data_ptr()  # 0 of torch's zeros that have no memory
-            if answer is None or not place or not x.is_contiguous() or x.is_neg():
-                return self._step_any(x, slots)
+            if answer is None or not x.is_contiguous() or x.is_neg() or not (place := x.data_ptr()):
+                return self._step_any(x, slots)  # the last: torch's zeros that have no memory
             self._slot_step.x = place
         elif type(x) is np.ndarray and x.dtype is _FLOAT32:
             answer = answers.get(x.shape)
