@@ -6,7 +6,9 @@
 
 Ours takes and gives float32 and rounds only what meets in products. torch's bfloat16 module rounds its parameters, its
 input, its output and its gradients too, which is less work and less exact: the table of errors says how much. torch in
-float32 is what "highest" would run. Training is forward and backward pass, the input wanting a gradient too.
+float32 is what "highest" would run. "bfloat16 module" and "autocast" have the same on both sides: a module and an input
+in bfloat16, or in float32 under autocast, with torch's precision switch at "highest". Training is forward and backward
+pass, the input wanting a gradient too.
 """
 
 import json
@@ -35,6 +37,14 @@ def infer(layer: nn.LSTM, x: Tensor) -> None:
         layer(x)
 
 
+def under_autocast(work: Callable[[], None]) -> Callable[[], None]:
+    def measured() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            work()
+
+    return measured
+
+
 def in_precision(name: str, work: Callable[[], None]) -> Callable[[], None]:
     def measured() -> None:
         torch.set_float32_matmul_precision(name)
@@ -45,13 +55,14 @@ def in_precision(name: str, work: Callable[[], None]) -> Callable[[], None]:
 
 
 def rows_of(precision: str, shape: Shape, threads: int, seconds: float) -> list[Row]:
-    ours = holdfast.LSTM(shape.features, shape.hidden)
+    sizes = shape.features, shape.hidden
+    ours = holdfast.LSTM(*sizes)
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(shape.time, shape.batch, shape.features, generator=rng).requires_grad_()
     dy = torch.randn(shape.time, shape.batch, shape.hidden, generator=rng)
     rows: list[Row] = []
     for dtype in RIVALS[precision]:
-        theirs = nn.LSTM(shape.features, shape.hidden).to(dtype)
+        theirs = nn.LSTM(*sizes).to(dtype)
         own_x, own_dy = x.detach().to(dtype).requires_grad_(), dy.to(dtype)
         name = f"{shape}, torch {str(dtype).removeprefix('torch.')}"
         training = in_precision(precision, partial(step, ours, x, dy))
@@ -62,6 +73,25 @@ def rows_of(precision: str, shape: Shape, threads: int, seconds: float) -> list[
             ),
             row(f"inference {name}", threads, shape.flops(), inference, partial(infer, theirs, own_x), seconds),
         ]
+    return rows
+
+
+def half_rows_of(shape: Shape, threads: int, seconds: float) -> list[Row]:
+    """A module in bfloat16 on both sides, and float32 ones under autocast."""
+    sizes = shape.features, shape.hidden
+    x = torch.randn(shape.time, shape.batch, shape.features, requires_grad=True)
+    dy = torch.randn(shape.time, shape.batch, shape.hidden)
+    rows: list[Row] = []
+    for name, mine, own_x, own_dy in (
+        ("bfloat16 module", holdfast.LSTM(*sizes).bfloat16(), x.detach().bfloat16().requires_grad_(), dy.bfloat16()),
+        ("autocast", holdfast.LSTM(*sizes), x, dy.bfloat16()),
+    ):
+        theirs = nn.LSTM(*sizes).to(mine.weight_hh_l0.dtype)
+        for kind, work, passes in (("training", partial(step, dy=own_dy), 3), ("inference", infer, 1)):
+            one, other = (partial(work, layer, own_x) for layer in (mine, theirs))
+            if name == "autocast":
+                one, other = under_autocast(one), under_autocast(other)
+            rows.append(row(f"{kind} {shape}, {name}", threads, passes * shape.flops(), one, other, seconds))
     return rows
 
 
@@ -87,6 +117,7 @@ def errors(hidden: int, steps: int, scale: float) -> dict[str, float]:
         ("holdfast highest", holdfast.LSTM(32, hidden), "highest"),
         ("holdfast high", holdfast.LSTM(32, hidden), "high"),
         ("holdfast medium", holdfast.LSTM(32, hidden), "medium"),
+        ("holdfast bfloat16", holdfast.LSTM(32, hidden).bfloat16(), "highest"),
         ("torch bfloat16", nn.LSTM(32, hidden).bfloat16(), "highest"),
     ):
         layer.load_state_dict({key: value.to(layer.weight_hh_l0.dtype) for key, value in exact.state_dict().items()})
@@ -125,6 +156,8 @@ def measure(precision: str, given: Options) -> None:
         roofs[str(threads)] = native.peak_flops(threads, halves=True) / 1e9
         for shape in SHAPES:
             rows += rows_of(precision, shape, threads, given.seconds / 2)
+            if precision == "medium":
+                rows += half_rows_of(shape, threads, given.seconds / 2)
     report(f"engine_{precision}", "torch.nn.LSTM in the precision named", given, rows)
     for r in rows:
         peak = roofs[str(r.threads)]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.utils import clip_grad_norm_, parametrizations, parametrize
 
-from holdfast.engine import LSTM, accelerate, backend_report
+from holdfast.engine import LSTM, State, backend_report
 
 from .single_layer import needs_native
 
@@ -39,38 +39,6 @@ def step(module: nn.Module, x: Tensor) -> list[Tensor]:
     """Outputs and gradients of one training step."""
     y, (h, c) = module(x)
     return [y, h, c, *torch.autograd.grad(y.pow(2).sum() + (h * c).sum(), list(module.parameters()))]
-
-
-# Precision
-
-
-@pytest.mark.parametrize("way", ["autocast", "bfloat16 module"])
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_bfloat16_is_torchs(way: str, bidirectional: bool) -> None:
-    """The dtypes of outputs, states and gradients, and their values: whoever swaps the module must not notice."""
-    torch.manual_seed(0)
-    theirs = nn.LSTM(FEATURES, HIDDEN, 2, bidirectional=bidirectional)
-    ours = accelerate(copy.deepcopy(theirs))
-    x = X
-    if way == "bfloat16 module":
-        ours, theirs, x = ours.bfloat16(), theirs.bfloat16(), x.bfloat16()
-    backend_report(reset=True)
-    found: list[list[Tensor]] = []
-    for module in (ours, theirs):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=way == "autocast"):
-            found.append(step(module, x))
-    assert {choice.backend for choice in backend_report().calls} == {"torch"}
-    assert [t.dtype for t in found[0]] == [t.dtype for t in found[1]]
-    assert found[0][0].dtype == torch.bfloat16
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)  # it is the same operator
-
-
-def test_autocast_off_inside_autocast_is_native() -> None:
-    ours = LSTM(FEATURES, HIDDEN)
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.autocast("cpu", enabled=False):
-        backend_report(reset=True)
-        assert ours(X)[0].dtype == torch.float32
-    assert {choice.backend for choice in backend_report().calls} == {"native"}
 
 
 # Copies and files
@@ -102,6 +70,16 @@ def test_a_copy_does_what_the_original_does(copied: Callable[[LSTM], LSTM]) -> N
         with torch.no_grad():
             other.weight_hh_l1.zero_()
         torch.testing.assert_close(step(module, X), wanted, rtol=0, atol=0)
+
+
+def test_a_saved_state_loads_as_one() -> None:
+    """With torch's default, which takes nothing but tensors and what has been declared safe."""
+    state = LSTM(FEATURES, HIDDEN)(X)[1]
+    file = io.BytesIO()
+    torch.save({"carried": [state]}, file)
+    file.seek(0)
+    (found,) = torch.load(file, weights_only=True)["carried"]
+    assert type(found) is State and torch.equal(found.c, state.c) and torch.equal(found.h, state.h)
 
 
 # What torch.nn.utils does to a module
@@ -229,8 +207,13 @@ def test_a_child_does_not_write_into_its_parents_memory() -> None:
     torch.testing.assert_close(torch.autograd.grad(held[0].sum(), module.weight_hh_l0)[0], wanted, rtol=0, atol=0)
 
 
-def train_one_step(rank: int, meeting: str, found: str) -> None:
-    """One of two processes, each with its half of the rows."""
+def train_one_step(rank: int, meeting: str, found: str, both_done: Any) -> None:
+    """One of two processes, each with its half of the rows.
+
+    Neither closes its connection before both have all they wait for: a socket that is closed with something unread in
+    it resets the connection, and what was on its way to the other is lost. One of the two was once aborted by gloo as
+    it left. They tell each other past gloo, whose own barrier ends in such a closing too.
+    """
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     module, x = large()
@@ -239,13 +222,15 @@ def train_one_step(rank: int, meeting: str, found: str) -> None:
     (y.pow(2).sum() + h.sum()).backward()
     if rank == 0:
         torch.save([p.grad for p in module.parameters()], found)
+    both_done.wait(PATIENCE)
+    del model, y, h  # what holds the group, so that it is taken down here and not as the interpreter ends
     distributed.destroy_process_group()
 
 
 def test_two_processes_share_a_gradient(tmp_path: Path) -> None:
     """DistributedDataParallel over gloo: the mean of both halves' gradients, which is half of the whole's."""
     context = multiprocessing.get_context("spawn")  # gloo in a fork of a process with threads may wait for ever
-    arguments = (str(tmp_path / "meeting"), str(tmp_path / "found.pt"))
+    arguments = (str(tmp_path / "meeting"), str(tmp_path / "found.pt"), context.Barrier(2))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     children = [context.Process(target=train_one_step, args=(rank, *arguments)) for rank in range(2)]
     for child in children:
@@ -255,7 +240,7 @@ def test_two_processes_share_a_gradient(tmp_path: Path) -> None:
     codes = [child.exitcode for child in children]
     for child in children:
         child.kill()
-    assert codes[0] == 0  # the other may be aborted by gloo while it takes its leave: seen once in a loaded run
+    assert codes == [0, 0]
     module, x = large()
     y, (h, _) = module(x)
     wanted = torch.autograd.grad((y.pow(2).sum() + h.sum()) / 2, list(module.parameters()))

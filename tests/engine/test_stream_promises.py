@@ -1,5 +1,7 @@
 """What streams promise beside right numbers: states kept apart and movable, misuse refused, nothing made per step."""
 
+import copy
+import pickle
 import struct
 import threading
 import tracemalloc
@@ -354,3 +356,31 @@ def test_the_input_is_filled_in_place_and_never_another() -> None:
     streams = Streams(torch.nn.LSTM(4, 7))
     with pytest.raises(AttributeError):
         streams.input = torch.zeros(4)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda streams: pickle.loads(pickle.dumps(streams))])  # noqa: S301
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_copy_goes_on_where_the_original_was(again: Callable[[Streams], Streams], precision: Precision) -> None:
+    """Each with states of its own; which slots are open, and which comes next, included."""
+    streams = Streams(make_lstm(layers=2, projection=3), 5, precision=precision, threads=1)
+    first, second, third = (streams.open() for _ in range(3))
+    streams.close(second)
+    streams.step(inputs(2, 4), [first, third])
+    other = again(streams)
+    assert other.state(first) == streams.state(first) != other.state(third)
+    x = inputs(3, 2, 4)
+    for at in x:
+        wanted = streams.step(at, [third, first]).clone()
+        assert torch.equal(other.step(at, [third, first]), wanted)
+    streams.reset(first)
+    assert other.state(first) != streams.state(first)
+    with pytest.raises(ValueError, match=f"slot {second} is closed"):
+        other.step(x[0, 0], second)
+    assert other.open() == streams.open() == second
+
+
+def test_a_zero_without_numbers_is_a_step_of_zeros() -> None:
+    lstm = make_lstm()
+    one, other = Streams(lstm), Streams(lstm)
+    for _ in range(2):
+        assert torch.equal(one.step(torch._efficientzerotensor(4)), other.step(torch.zeros(4)))

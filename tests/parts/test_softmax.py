@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from holdfast.engine import native, softmax_native
 from holdfast.engine.softmax_native import Wanted
-from holdfast.parts import softmax
-from holdfast.parts.softmax import Reduction, Rule, linear_cross_entropy
+from holdfast.parts import softmax_losses
+from holdfast.parts.softmax import Reduction, linear_cross_entropy
+from holdfast.parts.softmax_losses import Rule
 
 ISAS = native.isas() if native.available() else []
 needs_native = pytest.mark.skipif(not native.available(), reason=f"no native engine: {native.why_not()}")
@@ -91,7 +92,7 @@ def test_kernels_agree_with_torch(isa: str, size: tuple[int, int, int], smoothin
 def test_blocks_of_torch_agree_too(
     size: tuple[int, int, int], smoothing: float, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(softmax, "BLOCK_BYTES", 7 * 4 * size[2])  # seven tokens
+    monkeypatch.setattr(softmax_losses, "BLOCK_BYTES", 7 * 4 * size[2])  # seven tokens
     monkeypatch.setattr(softmax_native, "obstacle", lambda *_: "not now")
     inputs, targets = make(*size, bias=bias)
     agree(run(inputs, targets, smoothing), truth(inputs, targets, smoothing))
@@ -199,7 +200,7 @@ def test_a_nan_stays_in_its_token() -> None:
     assert h is not None and weight is not None
     h[5] = float("nan")
     rule = Rule(0.0, 1.0)
-    losses, dh, *_ = softmax.losses_of(rule, targets.clamp(min=0), h, weight, bias, Wanted(True, False, False))
+    losses, dh, *_ = softmax_losses.losses_of(rule, targets.clamp(min=0), h, weight, bias, Wanted(True, False, False))
     assert dh is not None
     assert losses.isnan().nonzero().tolist() == [[5]]
     assert dh.isnan().any(1).nonzero().tolist() == [[5]]

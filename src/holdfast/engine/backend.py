@@ -1,6 +1,7 @@
 """Which of three ways computes an LSTM call, and why: the one place that decides, and the record of its decisions.
 
-native     the C++ kernels: float32 on the CPU, every variant of the cell, ragged or not, either direction
+native     the C++ kernels: float32 on the CPU, every variant of the cell, ragged or not, either direction; bfloat16 and
+           autocast too, widened at the door, where the kernels multiply bfloat16 or torch has only its loop
 torch      torch.nn.LSTM's own operators: the plain or projected cell on other devices (cuDNN) and in other dtypes
 reference  the Python loop: variants there; and everything that must be differentiable in ways no kernel is
 """
@@ -27,10 +28,13 @@ class Choice(NamedTuple):
 
     backend: Backend
     reason: str
+    bfloat16: bool = False  # x, state and weights are widened to float32 at the door, and what goes out is rounded
 
 
 NATIVE = Choice("native", "float32 on the CPU")
+NATIVE_BFLOAT16 = Choice("native", "bfloat16 on the CPU, sums and state in float32", True)
 OPERATOR = Choice("native", "float32 on the CPU, as the operator holdfast::lstm")
+OPERATOR_BFLOAT16 = Choice("native", "bfloat16 on the CPU, as the operator holdfast::lstm", True)
 TANGENTS = Choice("reference", "forward-mode differentiation is active")
 SECOND_ORDER = Choice("reference", "the gradient of a gradient, or its tangent")
 
@@ -40,39 +44,41 @@ _calls: Counter[Choice] = Counter()
 
 def choose(x: Tensor, weights: Weights, lengths: Tensor | None, variant: Variant) -> Choice:
     """The backend for one layer and direction."""
-    # What torch.nn.LSTM knows too: W, R, a bias and a projection. Our operator does not know the projection.
+    # What torch.nn.LSTM knows too: W, R, a bias and a projection.
     torchs_own = variant.is_plain() and weights.input is not None and all(t is None for t in weights[4:])
-    choice = choose_for_stack(x, weights.recurrent, not torchs_own or weights.projection is not None)
+    in_a_loop = lengths is not None or not torchs_own or weights.projection is not None
+    choice = choose_for_stack(x, weights.recurrent, in_a_loop)
     if choice.backend == "torch" and (lengths is not None or not torchs_own):
         return Choice("reference", choice.reason)
     return choice
 
 
-def choose_for_stack(x: Tensor, weight: Tensor, more: bool) -> Choice:
+def choose_for_stack(x: Tensor, weight: Tensor, in_a_loop: bool) -> Choice:
     """The backend for a whole stack of layers, by its first. torch's operator takes a stack in one piece.
 
-    `more`: there is more to it than a plain cell, which the operator does not know.
+    `in_a_loop`: torch has no fast operator for it, but a loop over the steps: ragged rows, projections.
     """
+    half = asks_for_bfloat16(x, weight)
     if tangents_are_possible():
-        return TANGENTS
-    obstacle = native_obstacle(x, weight)
+        return TANGENTS._replace(bfloat16=half)
+    obstacle = bfloat16_obstacle(x, in_a_loop) if half else native_obstacle(x, weight)
     if obstacle is None and is_ordinary(x, weight):
-        return NATIVE
-    if obstacle is None and not more:
-        return OPERATOR
+        return NATIVE_BFLOAT16 if half else NATIVE
+    if obstacle is None:
+        return OPERATOR_BFLOAT16 if half else OPERATOR
     transformed = not is_compiling() and _are_functorch_transforms_active()
-    return Choice("reference" if transformed else "torch", obstacle or "the operator knows the plain cell only")
+    return Choice("reference" if transformed else "torch", obstacle)
 
 
 def count(choice: Choice, calls: int = 1) -> None:
     """Enter a decision into the report. The operator enters its own calls: a compiler decides once for many."""
-    if choice is not OPERATOR and not is_compiling():
+    if choice is not OPERATOR and choice is not OPERATOR_BFLOAT16 and not is_compiling():
         _calls[choice] += calls
 
 
-def count_operator() -> None:
+def count_operator(bfloat16: bool) -> None:
     """Enter one run of the operator into the report."""
-    _calls[OPERATOR] += 1
+    _calls[OPERATOR_BFLOAT16 if bfloat16 else OPERATOR] += 1
 
 
 def tangents_are_possible() -> bool:
@@ -92,6 +98,32 @@ def is_ordinary(x: Tensor, w_input: Tensor) -> bool:
         and not _are_functorch_transforms_active()
         and not _len_torch_dispatch_stack()
     )
+
+
+_ROUNDABLE = (torch.float32, torch.bfloat16)
+
+
+def asks_for_bfloat16(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch would compute this in bfloat16: a module of that dtype, or any under autocast."""
+    if not x.is_cpu:
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        roundable = x.dtype in _ROUNDABLE and weight.dtype in _ROUNDABLE
+        return roundable and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return x.dtype == weight.dtype == torch.bfloat16
+
+
+def bfloat16_obstacle(x: Tensor, in_a_loop: bool) -> str | None:
+    """Why the native kernels had better not take a call in bfloat16; None where they do.
+
+    On a CPU without products of bfloat16 they would run in float32, at float32's speed, which is more than torch's
+    loop has; but whether it is more than torch's own operator has on such a CPU, nobody has measured.
+    """
+    if not native.available():
+        return native.why_not()
+    if in_a_loop or native.multiplies_bfloat16():
+        return None
+    return "bfloat16, which the kernels do not multiply on this CPU"
 
 
 def native_obstacle(x: Tensor, weight: Tensor) -> str | None:

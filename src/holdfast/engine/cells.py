@@ -58,7 +58,7 @@ class Zoneout(NamedTuple):
 
     h: float = 0.0
     c: float = 0.0
-    seed: int | None = None  # 0 <= seed < 2**64
+    seed: int | Tensor | None = None  # 0 <= seed < 2**64; a tensor holds one int64, read as if it had no sign
 
 
 class Variant(NamedTuple):
@@ -72,6 +72,13 @@ class Variant(NamedTuple):
 
     def is_plain(self) -> bool:
         return not (self.coupled or self.exponential or self.zoneout.h or self.zoneout.c or self.h_mask is not None)
+
+    def settled(self) -> "Variant":
+        """The same with the seed as a number, which nobody can change before the backward pass reads it again."""
+        seed = self.zoneout.seed
+        if not isinstance(seed, Tensor):
+            return self
+        return self._replace(zoneout=self.zoneout._replace(seed=seed_number(seed)))
 
 
 PLAIN = Variant()
@@ -145,8 +152,9 @@ def zoneout_masks(zoneout: Zoneout, number: Tensor | int, c: Tensor) -> tuple[Te
     if zoneout.seed is None:
         return torch.full_like(c, zoneout.h), torch.full_like(c, zoneout.c)
     batch, units = c.shape
-    low, high = zoneout.seed & _WORD, zoneout.seed >> 32
-    start = mixed(torch.tensor(low + 0x9E3779B9 & _WORD))  # or seed 1 would begin with step 1 of seed 0
+    seed = seed_tensor(zoneout.seed)
+    low, high = seed & _WORD, seed >> 32 & _WORD
+    start = mixed(low + 0x9E3779B9 & _WORD)  # or seed 1 would begin with step 1 of seed 0
     first = mixed(torch.as_tensor(number).reshape(-1, 1) ^ start)  # [batch, 1], or [1, 1]
     second = mixed(first + high & _WORD)
     counter = torch.arange(batch * units).view(batch, units) & _WORD
@@ -154,6 +162,16 @@ def zoneout_masks(zoneout: Zoneout, number: Tensor | int, c: Tensor) -> tuple[Te
     other = mixed(word + second & _WORD)
     keep_h, keep_c = (torch.tensor([zoneout.h, zoneout.c]) * 2**24).long()  # of float32, as the kernels have them
     return ((word >> 8) < keep_h).to(c), ((other >> 8) < keep_c).to(c)
+
+
+def seed_number(seed: int | Tensor | None) -> int:
+    """A seed as the kernels take it; none is 0."""
+    return int(seed) % 2**64 if isinstance(seed, Tensor) else seed or 0
+
+
+def seed_tensor(seed: int | Tensor) -> Tensor:
+    """A seed as tensors compute with it, and operators of torch: an int64 [] of the same 64 bits."""
+    return seed if isinstance(seed, Tensor) else torch.tensor(seed - 2**64 if seed >= 2**63 else seed)
 
 
 _WORD = 0xFFFFFFFF

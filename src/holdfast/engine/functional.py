@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, operator, reference
-from .backend import OPERATOR, Choice, choose, count, tangents_are_possible
+from . import derivatives, native, operator, reference, second_order
+from .backend import OPERATOR, OPERATOR_BFLOAT16, Choice, choose, count, tangents_are_possible
+from .bfloat16 import wide, wide_state, wide_weights
 from .cells import PLAIN, State, Variant, Weights
 from .reference import zero_state
 from .second_order import pull_back
@@ -36,17 +37,37 @@ def lstm(
         variant: what makes the cell another than the plain one, beside its weights.
 
     Returns:
-        y [time, batch, hidden], or with a projection as wide as that, and the state after each row's own last step.
+        y [time, batch, hidden], or with a projection as wide as that, and the state after each row's own last step. In
+        bfloat16 or under autocast all three are bfloat16; what lies between them and the input is float32.
 
     Raises:
         ValueError: a shape or a length does not fit; the message says which.
     """
     check(x, weights, lengths)
     choice = choose(x, weights, lengths, variant)
-    if lengths is not None and choice is not OPERATOR:  # of a compiler's stand-in nobody knows the numbers yet
+    # Of a compiler's stand-in nobody knows the numbers yet.
+    if lengths is not None and choice is not OPERATOR and choice is not OPERATOR_BFLOAT16:
         check_numbers(lengths, x.shape[0])
     count(choice)
-    return run(choice, x, weights, state, lengths, reverse, variant)
+    return run_between_doors(choice, x, weights, state, lengths, reverse, variant)
+
+
+def run_between_doors(
+    choice: Choice,
+    x: Tensor,
+    weights: Weights,
+    state: State | tuple[Tensor, Tensor] | None,
+    lengths: Tensor | None,
+    reverse: bool,
+    variant: Variant,
+) -> tuple[Tensor, State]:
+    """`run`, of a call in bfloat16 on tensors widened to float32; what comes out is rounded again."""
+    if not choice.bfloat16:
+        return run(choice, x, weights, state, lengths, reverse, variant)
+    if variant.h_mask is not None:
+        variant = variant._replace(h_mask=wide(variant.h_mask))
+    y, (h, c) = run(choice, wide(x), wide_weights(weights), wide_state(state), lengths, reverse, variant)
+    return y.bfloat16(), State(h.bfloat16(), c.bfloat16())
 
 
 def run(
@@ -58,16 +79,23 @@ def run(
     reverse: bool,
     variant: Variant = PLAIN,
 ) -> tuple[Tensor, State]:
-    """`lstm` where the arguments are known to fit and the backend is chosen; all but torch's also take x packed."""
-    if choice is OPERATOR:
-        h0, c0 = (None, None) if state is None else state
-        y, h, c = operator.lstm(x, *weights[:3], h0, c0, lengths, reverse)
+    """`lstm` where the arguments are known to fit and the backend is chosen; all but torch's also take x packed.
+
+    What is computed in bfloat16 comes and goes in float32.
+    """
+    if choice is OPERATOR or choice is OPERATOR_BFLOAT16:
+        call = operator.call_of(x, weights, state, lengths, reverse, variant, choice.bfloat16)
+        y, h, c = derivatives.lstm(*call)
         return y, State(h, c)
     if choice.backend == "native":
-        return run_native(x, weights, state, lengths, reverse, variant)
+        return run_native(x, weights, state, lengths, reverse, variant, choice.bfloat16)
     before = None if state is None else State(*state)
     if choice.backend == "torch":
         return run_torch(x, weights, before or zero_state(x, weights), reverse)
+    if choice.bfloat16:  # in float32 although autocast is on
+        h0, c0 = (None, None) if before is None else before
+        y, h, c = second_order.forward(x, h0, c0, weights, lengths, reverse, variant)
+        return y, State(h, c)
     if x.dim() == 2 and lengths is not None:
         return reference.lstm_packed(x, weights, before, lengths=lengths, reverse=reverse, variant=variant)
     return reference.lstm(x, weights, before, lengths=lengths, reverse=reverse, variant=variant)
@@ -82,7 +110,7 @@ def lstm_packed(
     """
     choice = choose(x, weights, lengths, variant)
     count(choice)
-    return run(choice, x, weights, state, lengths, False, variant)
+    return run_between_doors(choice, x, weights, state, lengths, False, variant)
 
 
 def check(x: Tensor, weights: Weights, lengths: Tensor | None) -> None:
@@ -119,6 +147,7 @@ def run_native(
     lengths: Tensor | None,
     reverse: bool,
     variant: Variant,
+    bfloat16: bool = False,
 ) -> tuple[Tensor, State]:
     """The C++ kernels, with autograd where a gradient will be asked for.
 
@@ -126,9 +155,11 @@ def run_native(
     """
     h0, c0 = (None, None) if state is None else state
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights, h0, c0)):
-        y, h, c = NativeLSTM.apply(lengths, reverse, variant, x, h0, c0, *weights)
+        y, h, c = NativeLSTM.apply(lengths, reverse, variant.settled(), bfloat16, x, h0, c0, *weights)
     else:
-        y, h, c, _ = native.forward(x, weights, h0, c0, lengths, reverse=reverse, keep=False, variant=variant)
+        y, h, c, _ = native.forward(
+            x, weights, h0, c0, lengths, reverse=reverse, keep=False, variant=variant, bfloat16=bfloat16
+        )
     return y, State(h, c)
 
 
@@ -137,13 +168,13 @@ class NativeLSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        lengths, reverse, variant, x, h0, c0, *weights = args
+        lengths, reverse, variant, bfloat16, x, h0, c0, *weights = args
         y, h, c, kept = native.forward(
-            x, Weights(*weights), h0, c0, lengths, reverse=reverse, keep=True, variant=variant
+            x, Weights(*weights), h0, c0, lengths, reverse=reverse, keep=True, variant=variant, bfloat16=bfloat16
         )
         ctx.save_for_backward(x, h0, c0, *weights, lengths, variant.h_mask, y, kept)
         ctx.set_materialize_grads(False)  # a gradient nobody asked for stays None and costs nothing
-        ctx.reverse, ctx.variant = reverse, variant
+        ctx.reverse, ctx.variant, ctx.bfloat16 = reverse, variant, bfloat16
         return y, h, c
 
     @staticmethod
@@ -167,12 +198,13 @@ class NativeLSTM(torch.autograd.Function):
             reverse=ctx.reverse,
             need_x=wanted[0],
             variant=variant,
+            bfloat16=ctx.bfloat16,
         )
         flat = (found.x, found.h0, found.c0, *found.weights)
         return *(None,) * NOT_TENSORS, *(d if want else None for d, want in zip(flat, wanted, strict=True))
 
 
-NOT_TENSORS = 3  # arguments of NativeLSTM before the first that may have a gradient
+NOT_TENSORS = 4  # arguments of NativeLSTM before the first that may have a gradient
 
 
 def run_torch(x: Tensor, weights: Weights, state: State, reverse: bool) -> tuple[Tensor, State]:

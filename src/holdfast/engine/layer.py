@@ -207,7 +207,7 @@ class LSTMLayer(nn.Module):
         if self.training and cell.dropout_h:
             mask = dropout(x.new_ones(x.shape[1], self.width), cell.dropout_h)
         if self.training and (cell.zoneout_h or cell.zoneout_c):
-            seed = int(torch.randint(2**62, ()))
+            seed = torch.randint(2**62, ())  # a tensor: for a compiler, and one for each sample under torch.vmap
         return Variant(cell.coupled, cell.exponential, mask, Zoneout(cell.zoneout_h, cell.zoneout_c, seed))
 
     def initial_state(self, x: Tensor, weights: Weights, variant: Variant) -> State:

@@ -123,10 +123,16 @@ def why_not() -> str:
     return "" if available() else str(_problem)
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the instruction set in use has products of bfloat16."""
+    return available() and _ISAS.index(isa()) >= _ISAS.index("avx512bf16")
+
+
 # torch.compile cannot read the loading of a library and need not: it takes the answers as they are. This is what
 # torch.compiler.assume_constant_result does, which would import the compiler at once (1.3 s).
 available._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 why_not._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+multiplies_bfloat16._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def isa() -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import backend
+from .bfloat16 import wide, wide_state
 from .functional import run
 from .reference import State, Weights
 
@@ -20,8 +21,8 @@ class LSTM(nn.LSTM):
     """A drop-in for torch.nn.LSTM: the same constructor, arguments, results, errors, parameters and state_dict.
 
     See torch.nn.LSTM for the arguments. The result's state is a State, a named tuple (h, c). Where the native kernels
-    cannot take a call (another device or dtype, autocast) torch's own operator does, and
-    holdfast.backend_report() says so.
+    cannot take a call (another device, float64 or float16) torch's own operator does, and holdfast.backend_report()
+    says so.
     """
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  torch types it by overloads for TorchScript
@@ -56,7 +57,8 @@ class LSTM(nn.LSTM):
         x = input.data if isinstance(input, PackedSequence) else input
         if torch.jit.is_tracing() or not isinstance(x, Tensor):  # pyright: ignore[reportPrivateImportUsage]
             return None
-        choice = backend.choose_for_stack(x, self.layer_parameters(0)[0], self.proj_size > 0)
+        in_a_loop = self.proj_size > 0 or isinstance(input, PackedSequence)
+        choice = backend.choose_for_stack(x, self.layer_parameters(0)[0], in_a_loop)
         in_one_piece = choice.backend == "torch"
         backend.count(choice, 1 if in_one_piece else len(self._all_weights))
         return None if in_one_piece else choice
@@ -112,6 +114,28 @@ class LSTM(nn.LSTM):
         self, x: Tensor, hx: tuple[Tensor, Tensor] | None, lengths: Tensor | None, choice: backend.Choice
     ) -> tuple[Tensor, State]:
         """All layers and directions, dropout between the layers. x [time, batch, features], or packed with lengths."""
+        if choice.bfloat16:
+            dtypes = self.torchs_dtypes(x, hx, lengths is not None)
+            y, (h, c) = self.run_layers(wide(x), wide_state(hx), lengths, choice)
+            return y.to(dtypes[0]), State(h.to(dtypes[0]), c.to(dtypes[1]))
+        return self.run_layers(x, hx, lengths, choice)
+
+    def torchs_dtypes(
+        self, x: Tensor, hx: tuple[Tensor, Tensor] | None, packed: bool
+    ) -> tuple[torch.dtype, torch.dtype]:
+        """Of y and h, and of c, as torch.nn.LSTM has them.
+
+        Its loop for packed rows and projections leaves c as wide as it came, and h too where nothing projects it.
+        """
+        memory = torch.promote_types(torch.bfloat16, (x if hx is None else hx[1]).dtype)
+        if not packed and not self.proj_size:
+            return torch.bfloat16, torch.bfloat16
+        return torch.bfloat16 if self.proj_size else memory, memory
+
+    def run_layers(
+        self, x: Tensor, hx: tuple[Tensor, Tensor] | None, lengths: Tensor | None, choice: backend.Choice
+    ) -> tuple[Tensor, State]:
+        """`run_stack` in one dtype."""
         directions = 2 if self.bidirectional else 1
         states: list[State] = []
         for layer in range(self.num_layers):
@@ -119,7 +143,7 @@ class LSTM(nn.LSTM):
             for direction in range(directions):
                 place = layer * directions + direction
                 before = None if hx is None else State(hx[0][place], hx[1][place])
-                y, after = run(choice, x, self.weights(place), before, lengths, direction == 1)
+                y, after = run(choice, x, self.weights(place, choice.bfloat16), before, lengths, direction == 1)
                 outputs.append(y)
                 states.append(after)
             x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
@@ -134,8 +158,9 @@ class LSTM(nn.LSTM):
         own = self._parameters  # asked directly where that will do: an attribute of a module takes half a microsecond
         return [own[name] if name in own else getattr(self, name) for name in self._all_weights[place]]  # pyright: ignore
 
-    def weights(self, place: int) -> Weights:
-        """The weights of one layer and direction, torch's two biases summed."""
-        w, r, *rest = self.layer_parameters(place)
+    def weights(self, place: int, bfloat16: bool = False) -> Weights:
+        """The weights of one layer and direction, torch's two biases summed; in float32 where that is to be rounded."""
+        parameters = self.layer_parameters(place)
+        w, r, *rest = map(wide, parameters) if bfloat16 else parameters
         bias = rest.pop(0) + rest.pop(0) if self.bias else None
         return Weights(w, r, bias, rest[0] if rest else None)

@@ -13,11 +13,22 @@ import torch
 from torch import Tensor
 
 from . import threads
-from .cells import PLAIN, Variant, Weights
-from .library import available, has_isa, isa, isas, loaded, peak_flops, use_isa, why_not, words_for
-from .pages import Pool, Scratch
+from .cells import PLAIN, Variant, Weights, seed_number
+from .library import available, has_isa, isa, isas, loaded, multiplies_bfloat16, peak_flops, use_isa, why_not, words_for
+from .pages import Pool, Scratch, in_memory
 
-__all__ = ["available", "backward", "forward", "has_isa", "isa", "isas", "peak_flops", "use_isa", "why_not"]
+__all__ = [
+    "available",
+    "backward",
+    "forward",
+    "has_isa",
+    "isa",
+    "isas",
+    "multiplies_bfloat16",
+    "peak_flops",
+    "use_isa",
+    "why_not",
+]
 
 # The argument structures of holdfast.h, all of whose fields are 64 bits wide but for the two probabilities.
 _LSTM: Final = struct.Struct("@25q")
@@ -59,14 +70,14 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype
 def _adjacent(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The tensor, row-major without gaps."""
     _check(name, tensor, shape)
-    tensor = tensor.resolve_neg() if tensor.is_neg() else tensor  # what lies in memory must be what is meant
+    tensor = in_memory(tensor)
     return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 def _rows(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The tensor with adjacent elements in its last axis; the other strides may be anything. Packed or not."""
     _check(name, tensor, shape)
-    tensor = tensor.resolve_neg() if tensor.is_neg() else tensor
+    tensor = in_memory(tensor)
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
@@ -85,8 +96,10 @@ def _strides(rows: Tensor) -> tuple[int, ...]:
     return rows.stride()[:2] if rows.dim() == 3 else (0, rows.stride(0))
 
 
-def _precision() -> int:
-    """What torch.set_float32_matmul_precision asks for, where it pays."""
+def _precision(bfloat16: bool) -> int:
+    """What a call in bfloat16, or torch.set_float32_matmul_precision, asks for, where it pays."""
+    if bfloat16:
+        return _BFLOAT16
     wanted = torch.get_float32_matmul_precision()
     if wanted == "high":
         return _BFLOAT16X3 if isa() in _TRIPLE_PAYS else _FLOAT32
@@ -159,9 +172,9 @@ class _Inputs:
         self.lengths = lengths
         if lengths is not None:
             _check("lengths", lengths, (self.batch,), torch.int64)
-            self.lengths = lengths.contiguous()
+            self.lengths = in_memory(lengths).contiguous()
 
-    def write(self, reverse: bool, bias: Tensor | None, y: Tensor, last: tuple[int, int]) -> None:
+    def write(self, reverse: bool, bfloat16: bool, bias: Tensor | None, y: Tensor, last: tuple[int, int]) -> None:
         """Fill this thread's holdfast_lstm, in the order of its fields. What it says sizes the last two: buffers."""
         x = self.x
         _LSTM.pack_into(
@@ -179,7 +192,7 @@ class _Inputs:
             self.w_recurrent.data_ptr(),
             _address(bias),
             self.write_cell(),
-            _precision(),
+            _precision(bfloat16),
             _address(self.h0),
             _address(self.c0),
             _address(self.lengths),
@@ -196,8 +209,9 @@ class _Inputs:
         variant, zoneout = self.variant, self.variant.zoneout
         if variant.is_plain() and self.peephole is None and self.projection is None and self.norms[0] is None:
             return 0
-        if not 0 <= (zoneout.seed or 0) < 2**64 or not variant.epsilon >= 0:
-            raise ValueError(f"the seed {zoneout.seed} must lie in 0..2^64 - 1, epsilon {variant.epsilon} not below 0")
+        seed = seed_number(zoneout.seed)
+        if not 0 <= seed < 2**64 or not variant.epsilon >= 0:
+            raise ValueError(f"the seed {seed} must lie in 0..2^64 - 1, epsilon {variant.epsilon} not below 0")
         kind = (_PEEPHOLE if self.peephole is not None else 0) | (_COUPLED if variant.coupled else 0)
         _CELL.pack_into(
             _room.cell,
@@ -208,7 +222,7 @@ class _Inputs:
             zoneout.h,
             zoneout.c,
             zoneout.seed is not None,
-            zoneout.seed or 0,
+            seed,
             _address(self.projection),
             self.width,
             *map(_address, self.norms),
@@ -233,6 +247,7 @@ def forward(
     reverse: bool,
     keep: bool,
     variant: Variant = PLAIN,
+    bfloat16: bool = False,
     room: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """One layer, one direction. Returns y, h_last, c_last and what `backward` needs (None unless `keep`).
@@ -242,6 +257,7 @@ def forward(
     exponential cell [3, batch, units]; lengths int64 [batch]; gates in the order i f g o. Without a projection the
     width of h is units. y [time, batch, width] comes in x's memory order, zero past each row's length.
     Packed, as in torch's PackedSequence: x [sum of lengths, features] and y [sum of lengths, width].
+    With `bfloat16` factors of products are rounded as in medium precision, whatever torch's switch says.
     What is kept has at least `room` floats.
     """
     library = loaded()
@@ -249,7 +265,7 @@ def forward(
     bias = None if weights.bias is None else _adjacent("bias", weights.bias, (4 * given.units,))
     y = like(x, given.width)
     h_last, c_last = x.new_empty(given.h_shape), x.new_empty(given.c_shape)
-    given.write(reverse, bias, y, (h_last.data_ptr(), c_last.data_ptr()))
+    given.write(reverse, bfloat16, bias, y, (h_last.data_ptr(), c_last.data_ptr()))
     kept = _pool.take(max(room, library.kept_floats(_room.lstm_at))) if keep else None
     _hand_over(kept, _room.scratch.at_least(library.scratch_bytes(_room.lstm_at, 0)))
     _raise_if(library.forward(_room.lstm_at))
@@ -289,6 +305,7 @@ def backward(
     reverse: bool,
     need_x: bool,
     variant: Variant = PLAIN,
+    bfloat16: bool = False,
 ) -> Gradients:
     """Gradients, given those of y, h_last, c_last (`outer`; None is zero). That of x is None unless `need_x`.
 
@@ -305,7 +322,7 @@ def backward(
     found = Weights(*(None if t is None else x.new_empty(t.shape) for t in weights._replace(bias=None)))  # pyright: ignore[reportArgumentType]
     found = found._replace(bias=x.new_empty((4 * given.units,)))
     dh0, dc0 = x.new_empty(given.h_shape), x.new_empty(given.c_shape)
-    given.write(reverse, None, y, (0, 0))
+    given.write(reverse, bfloat16, None, y, (0, 0))
     needed = library.kept_floats(_room.lstm_at)
     kept = kept[:needed] if kept.numel() > needed else kept
     _check("kept", kept, (needed,))

@@ -4,24 +4,22 @@ ONNX's own LSTM operator (https://onnx.ai/onnx/operators/onnx__LSTM.html) comput
 order i, o, f, g and both directions in one node. It has no projection: such layers become a Scan over the steps.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from . import durable
-
-if TYPE_CHECKING:
-    from onnx import NodeProto
-
-OPSET: Final = 17  # 2022; the LSTM operator is as it was in opset 14
-IR_VERSION: Final = 8  # the format's version that came with it
+from . import durable, onnx_stack
+from .layer import LSTMLayer
+from .onnx_nodes import Nodes, as_iofg
+from .stack import LSTMStack
 
 
-def export_onnx(module: nn.LSTM, path: str | Path, *, lengths: bool = True, state: bool = True) -> None:
+def export_onnx(
+    module: nn.LSTM | LSTMLayer | LSTMStack, path: str | Path, *, lengths: bool = True, state: bool = True
+) -> None:
     """Write a stack of LSTM layers to an ONNX file, whole or not at all. The same weights give the same bytes.
 
     The graph's inputs are x, float32 in the module's own layout ([time, batch, features], or [batch, time, features]
@@ -29,54 +27,56 @@ def export_onnx(module: nn.LSTM, path: str | Path, *, lengths: bool = True, stat
     really has, 0 allowed. Its outputs are y, h_n and c_n in torch's shapes: y is zero past a row's length, the state is
     the one after the row's own last step. Time and batch may be of any size. Dropout is left out, as in evaluation.
 
+    Of an LSTMLayer or LSTMStack the states are h0_0, c0_0, h0_1... [batch, units], one pair for each layer and
+    direction, forwards first, as the module itself has them, and the outputs y, h_n_0, c_n_0, h_n_1...
+
     Args:
-        module: a holdfast.LSTM or torch.nn.LSTM: any depth, one direction or two, projected or not.
+        module: a holdfast.LSTM or torch.nn.LSTM: any depth, one direction or two, projected or not. An LSTMLayer or an
+            LSTMStack of plain connections, with peepholes, coupled gates and learnt states; other cells ONNX's LSTM
+            operator cannot express.
         path: where to.
         lengths: whether the graph takes lengths; without, every row has all steps.
-        state: whether the graph takes h0 and c0; without, they are zeros.
+        state: whether the graph takes h0 and c0; without, they are zeros, or what has been learnt.
 
     Raises:
-        ValueError: the weights are not float32.
+        ValueError: the weights are not float32, or the module is of a kind that ONNX's LSTM cannot express.
         ModuleNotFoundError: onnx is missing: pip install "holdfast[onnx]".
         OSError: the file cannot be written; what was there before still is.
     """
+    if not isinstance(module, nn.LSTM | LSTMLayer | LSTMStack):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(
+            f"export_onnx takes an LSTM, LSTMLayer or LSTMStack, not a {type(module).__name__}; "
+            "for a whole model see torch.onnx.export and docs/guide/export.md"
+        )
     wrong = {str(parameter.dtype) for parameter in module.parameters()} - {"torch.float32"}
     if wrong:
         raise ValueError(
             f"export_onnx writes float32 graphs; this module has {', '.join(sorted(wrong))}: .float() first"
         )
-    durable.write(Path(path), _Graph(module, lengths, state).model().SerializeToString(deterministic=True))
+    if isinstance(module, nn.LSTM):
+        file = _Graph(module, lengths, state).model()
+    else:
+        file = onnx_stack.file_of(module, lengths, state)
+    durable.write(Path(path), file)
 
 
 class _Graph:
     """A graph under construction: nodes and constants, one name for each result."""
 
     def __init__(self, module: nn.LSTM, lengths: bool, state: bool) -> None:
-        try:
-            from onnx import helper, numpy_helper
-        except ModuleNotFoundError as missing:
-            raise ModuleNotFoundError(f'{missing}; for the ONNX export: pip install "holdfast[onnx]"') from None
+        self.graph = Nodes()
+        self.make, self.add, self.constant, self.has = (
+            self.graph.make,
+            self.graph.add,
+            self.graph.constant,
+            self.graph.has,
+        )
         self.module, self.lengths, self.state = module, lengths, state
-        self.make, self.tensor = helper, numpy_helper.from_array
         self.directions = 2 if module.bidirectional else 1
         self.shown = module.proj_size or module.hidden_size
-        self.nodes: list[NodeProto] = []
-        self.constants: dict[str, Any] = {}
 
-    def constant(self, name: str, value: Any) -> str:
-        """A tensor of the file: floats as they are, whole numbers as int64."""
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value, dtype=np.int64)
-        self.constants[name] = self.tensor(np.ascontiguousarray(array), name)
-        return name
-
-    def add(self, operator: str, inputs: Sequence[str], output: str | Sequence[str], **attributes: Any) -> str:
-        """A node; the name of its (first) result is returned."""
-        outputs = [output] if isinstance(output, str) else list(output)
-        self.nodes.append(self.make.make_node(operator, list(inputs), outputs, name=outputs[0], **attributes))
-        return outputs[0]
-
-    def model(self) -> Any:
-        """The whole model."""
+    def model(self) -> bytes:
+        """The whole file."""
         make, module = self.make, self.module
         steps_first = not module.batch_first
         x = "x" if steps_first else self.add("Transpose", ["x"], "x_steps_first", perm=[1, 0, 2])
@@ -92,9 +92,7 @@ class _Graph:
         self.add("Identity" if steps_first else "Transpose", [x], "y", **({} if steps_first else {"perm": [1, 0, 2]}))
         self.add("Concat", [h for h, _ in lasts], "h_n", axis=0)
         self.add("Concat", [c for _, c in lasts], "c_n", axis=0)
-        graph = make.make_graph(self.nodes, "lstm", *self.signature(), initializer=list(self.constants.values()))
-        opset = make.make_opsetid("", OPSET)
-        return make.make_model(graph, producer_name="holdfast", opset_imports=[opset], ir_version=IR_VERSION)
+        return self.graph.model(*self.signature())
 
     def signature(self) -> tuple[list[Any], list[Any]]:
         """Names, types and shapes of inputs and outputs."""
@@ -125,7 +123,7 @@ class _Graph:
         name, module = f"layer{layer}", self.module
 
         def stacked(*kinds: str) -> str:  # [directions, 4 * hidden, ...], or both biases behind each other
-            each = zip(*(map(_as_iofg, self.weights(layer, kind)) for kind in kinds), strict=True)
+            each = zip(*(map(as_iofg, self.weights(layer, kind)) for kind in kinds), strict=True)
             return self.constant(f"{name}_{kinds[0]}", torch.stack([torch.cat(parts) for parts in each]))
 
         inputs = [x, stacked("weight_ih"), stacked("weight_hh"), stacked("bias_ih", "bias_hh") if module.bias else ""]
@@ -134,22 +132,13 @@ class _Graph:
         direction = "bidirectional" if self.directions == 2 else "forward"
         self.add("LSTM", inputs, outputs, hidden_size=module.hidden_size, direction=direction)
         if self.lengths and before is not None:  # the standard leaves open what a row of no steps ends with; we do not
-            self.some_steps()
+            some = self.graph.some_steps()
             for n, given in zip((1, 2), before, strict=True):
-                outputs[n] = self.add("Where", ["some_steps", outputs[n], given], f"{outputs[n]}_or_before")
+                outputs[n] = self.add("Where", [some, outputs[n], given], f"{outputs[n]}_or_before")
         # [time, directions, batch, hidden] -> [time, batch, directions, hidden] -> [time, batch, directions * hidden]
         self.add("Transpose", [outputs[0]], f"{name}_y_beside", perm=[0, 2, 1, 3])
         shape = self.constant(f"{name}_shape", [0, 0, self.directions * module.hidden_size])  # 0: as it is
         return self.add("Reshape", [f"{name}_y_beside", shape], f"{name}_y"), outputs[1], outputs[2]
-
-    def some_steps(self) -> None:
-        """Which rows have any: [batch, 1], made once."""
-        if not self.has("some_steps"):
-            self.add("Unsqueeze", ["lengths", self.constant("behind", [1])], "lengths_apart")
-            self.add("Greater", ["lengths_apart", self.constant("none", 0)], "some_steps")
-
-    def has(self, name: str) -> bool:
-        return any(node.name == name for node in self.nodes)
 
     def projected_layer(self, layer: int, x: str, before: tuple[str, str] | None) -> tuple[str, str, str]:
         """One layer with projections, a Scan for each direction."""
@@ -210,7 +199,7 @@ class _Graph:
 
     def step(self, name: str) -> Any:
         """The body of the Scan: one step of the cell as in reference.py, the projection included."""
-        make, outer, self.nodes = self.make, self.nodes, []
+        make, outer, self.graph.nodes = self.make, self.graph.nodes, []
         try:
             self.add("MatMul", ["h", f"{name}_r"], "recurrent")
             self.add("Add", ["hoisted", "recurrent"], "sums")
@@ -235,12 +224,6 @@ class _Graph:
                 value(n, 1, ["batch", size]) for n, size in zip(("h_next", "c_next"), sizes.values(), strict=False)
             ]
             results.append(value("y", 1, ["batch", self.shown]))
-            return make.make_graph(self.nodes, f"{name}_step", inputs, results)
+            return make.make_graph(self.graph.nodes, f"{name}_step", inputs, results)
         finally:
-            self.nodes = outer
-
-
-def _as_iofg(weight: torch.Tensor) -> torch.Tensor:
-    """Rows from torch's order of gates to ONNX's."""
-    i, f, g, o = weight.chunk(4)
-    return torch.cat([i, o, f, g])
+            self.graph.nodes = outer

@@ -35,6 +35,12 @@ def whole_pages(size: int) -> int:
     return -(-size // HUGE) * HUGE
 
 
+def in_memory(tensor: Tensor) -> Tensor:
+    """The tensor with the numbers it means in memory: its sign may be pending, and torch has zeros without any."""
+    tensor = tensor.resolve_neg() if tensor.is_neg() else tensor
+    return tensor.clone() if tensor._is_zerotensor() else tensor  # pyright: ignore[reportPrivateUsage]
+
+
 class Scratch:
     """One buffer that grows with the largest call so far. Not for two threads at once."""
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from . import native
-from .backend import NATIVE, choose, count, tangents_are_possible
-from .cells import PLAIN, State, Variant, Weights
+from .backend import NATIVE, NATIVE_BFLOAT16, choose, count, tangents_are_possible
+from .bfloat16 import wide, wide_state, wide_weights
+from .cells import PLAIN, State, Variant, Weights, seed_number
 from .functional import lstm
 from .second_order import pull_back
 
@@ -41,11 +42,17 @@ def lstm_recomputed(
     choice = choose(x, weights, lengths, variant)
     h0, c0 = (None, None) if state is None else state
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h0, c0, *weights))
-    if x.dim() != 3 or x.shape[0] <= chunk or choice is not NATIVE or not wanted:
+    ours = choice is NATIVE or choice is NATIVE_BFLOAT16
+    if x.dim() != 3 or x.shape[0] <= chunk or not ours or not wanted:
         return lstm(x, weights, state, lengths=lengths, variant=variant)
     count(choice)
-    y, h, c = RecomputedLSTM.apply(Chunks(chunk, lengths, variant), x, h0, c0, *weights)
-    return y, State(h, c)
+    if choice.bfloat16:
+        variant = variant._replace(h_mask=wide(variant.h_mask))
+        h0, c0 = wide_state(state) or (None, None)
+        x, weights = wide(x), wide_weights(weights)
+    chunks = Chunks(chunk, lengths, variant.settled(), choice.bfloat16)
+    y, h, c = RecomputedLSTM.apply(chunks, x, h0, c0, *weights)
+    return (y.bfloat16(), State(h.bfloat16(), c.bfloat16())) if choice.bfloat16 else (y, State(h, c))
 
 
 class Chunks(NamedTuple):
@@ -54,6 +61,7 @@ class Chunks(NamedTuple):
     size: int  # steps
     lengths: Tensor | None
     variant: Variant
+    bfloat16: bool
 
     def of(self, first: int, steps: int) -> tuple[Tensor | None, Variant]:
         """The lengths and the variant of the chunk that begins with step `first`."""
@@ -61,8 +69,9 @@ class Chunks(NamedTuple):
         zoneout = self.variant.zoneout
         if zoneout.seed is None:
             return left, self.variant
+        seed = (seed_number(zoneout.seed) + first) % 2**64
         # Its draw counts steps from the chunk's first on.
-        return left, self.variant._replace(zoneout=zoneout._replace(seed=(zoneout.seed + first) % 2**64))
+        return left, self.variant._replace(zoneout=zoneout._replace(seed=seed))
 
 
 class RecomputedLSTM(torch.autograd.Function):
@@ -79,7 +88,7 @@ class RecomputedLSTM(torch.autograd.Function):
             lengths, variant = chunks.of(first, len(part))
             borders += [h, c]
             y[first : first + len(part)], h, c, _ = native.forward(
-                part, weights, h, c, lengths, reverse=False, keep=False, variant=variant
+                part, weights, h, c, lengths, reverse=False, keep=False, variant=variant, bfloat16=chunks.bfloat16
             )
         ctx.save_for_backward(chunks.variant.h_mask, x, args[2], args[3], *flat, *borders)
         ctx.set_materialize_grads(False)
@@ -122,12 +131,11 @@ def chunked_backward(
         part = slice(place * chunks.size, (place + 1) * chunks.size)
         lengths, variant = chunks.of(part.start, len(x[part]))
         h, c = borders[2 * place : 2 * place + 2]
-        y, _, _, kept = native.forward(x[part], weights, h, c, lengths, reverse=False, keep=True, variant=variant)
+        own: dict[str, Any] = {"reverse": False, "variant": variant, "bfloat16": chunks.bfloat16}
+        y, _, _, kept = native.forward(x[part], weights, h, c, lengths, keep=True, **own)
         assert kept is not None
         outer = (None if dy is None else dy[part], dh, dc)
-        found = native.backward(
-            outer, x[part], weights, h, c, lengths, y, kept, reverse=False, need_x=need_x, variant=variant
-        )
+        found = native.backward(outer, x[part], weights, h, c, lengths, y, kept, need_x=need_x, **own)
         dh, dc = found.h0, found.c0
         if dx is not None and found.x is not None:
             dx[part] = found.x

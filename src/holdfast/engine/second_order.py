@@ -22,6 +22,9 @@ def pull_back(
 
     `grads` are those of y, h and c, None for zero.
     """
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return pull_back(grads, inputs, lengths, reverse, variant)
     count(SECOND_ORDER)
     places = [n for n, t in enumerate(inputs) if t is not None]
 
@@ -44,7 +47,13 @@ def forward(
     reverse: bool,
     variant: Variant = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, h and c by the reference; x [time, batch, features], or packed with lengths."""
+    """y, h and c by the reference; x [time, batch, features], or packed with lengths.
+
+    In x's dtype also under autocast, which the tensors have behind them.
+    """
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return forward(x, h0, c0, weights, lengths, reverse, variant)
     batch = x.shape[1] if lengths is None else lengths.shape[0]
     zero = reference.zero_state(x.new_zeros(0, batch, 1), weights, variant)
     state = State(zero.h if h0 is None else h0, zero.c if c0 is None else c0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import library, threads
-from .pages import Scratch
+from .pages import Scratch, in_memory
 
 
 @final
@@ -70,8 +70,8 @@ def obstacle(h: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
 
 
 def lying(t: Tensor) -> Tensor:
-    """The tensor as it is meant, row-major in memory: its sign may be pending."""
-    return t.detach().resolve_neg().contiguous()
+    """The tensor as it is meant, row-major in memory."""
+    return in_memory(t.detach()).contiguous()
 
 
 def cross_entropy(
@@ -82,7 +82,7 @@ def cross_entropy(
     targets int64 [tokens] within the vocabulary. Beside the results a call holds 23 MiB of logits at most, or 16
     tokens' where those are more, and three times 128 rows of h or of its gradient.
     """
-    h, weight, targets = lying(h).float(), lying(weight), targets.contiguous()
+    h, weight, targets = lying(h).float(), lying(weight), lying(targets)
     bias = None if bias is None else lying(bias)
     facts = h.new_empty((4, len(h)))
     dh = torch.empty_like(h) if wanted.h else None

@@ -40,7 +40,8 @@ class Streams:
         y = streams.step(x, slots)  # x [n, features], slots int64 [n]: whoever came
 
     The weights are a copy: after changing those of the LSTM call `refresh`. For inference only: no gradient flows, and
-    dropout is off. Two threads must not use one object at once; two objects they may.
+    dropout is off. Two threads must not use one object at once; two objects they may. A copy (copy.deepcopy) or what
+    pickle brings back has the states as they were, and packs the weights that its LSTM has by then.
 
     Args:
         lstm: a torch.nn.LSTM or holdfast.LSTM, an LSTMLayer or an LSTMStack of any cells and connections; float32 on
@@ -155,9 +156,9 @@ class Streams:
             return self._step_any(x, slots)
         if type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu:
             answer = answers.get(x.shape)
-            if answer is None or not x.is_contiguous() or x.is_neg():
-                return self._step_any(x, slots)
-            self._slot_step.x = x.data_ptr()
+            if answer is None or not x.is_contiguous() or x.is_neg() or not (place := x.data_ptr()):
+                return self._step_any(x, slots)  # the last: torch's zeros that have no memory
+            self._slot_step.x = place
         elif type(x) is np.ndarray and x.dtype is _FLOAT32:
             answer = answers.get(x.shape)
             if answer is None:
@@ -312,3 +313,26 @@ class Streams:
         for layer, (h, c) in enumerate(state_from_bytes(state, memory.shapes)):
             memory.h[layer][slot] = h
             memory.c[layer][:, slot] = c
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For copies and pickles: the LSTM, whose weights are packed anew as they are then, and every slot's state."""
+        states = [State(h.clone(), c.clone()) for h, c in zip(self.memory.h, self.memory.c, strict=True)]
+        return _again, (self.lstm, self.slots, self.precision, self.memory.threads, tuple(self._closed), states)
+
+    def go_on(self, closed: Sequence[int], states: Sequence[State]) -> None:
+        """Take over what `__reduce__` gave away."""
+        self._closed = list(closed)
+        for slot in range(self.slots):
+            self.memory.open[slot] = slot not in closed
+        for layer, (h, c) in enumerate(states):
+            self.memory.h[layer].copy_(h)
+            self.memory.c[layer].copy_(c)
+
+
+def _again(
+    lstm: Steppable, slots: int, precision: Precision, threads: int, closed: Sequence[int], states: Sequence[State]
+) -> Streams:
+    """Streams that go on where others were when they were copied or pickled."""
+    streams = Streams(lstm, slots, precision=precision, threads=threads)
+    streams.go_on(closed, states)
+    return streams

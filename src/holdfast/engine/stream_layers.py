@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .cells import PLAIN
 from .layer import LSTMLayer
+from .pages import in_memory
 from .stack import Connection, LSTMStack, Skip
 
 Steppable = nn.LSTM | LSTMLayer | LSTMStack
@@ -153,7 +154,7 @@ def _adjacent(weights: StreamWeights, names: list[str], shape: Shape) -> StreamW
     for n, (t, wanted) in enumerate(zip(weights, expected, strict=True)):
         if t is not None:
             _check_shape(names[n], t, wanted)
-        found.append(None if t is None else t.detach().resolve_neg().contiguous())
+        found.append(None if t is None else in_memory(t.detach()).contiguous())
     return StreamWeights(*found)  # pyright: ignore[reportArgumentType]  the first two are none of the missing
 
 
@@ -187,4 +188,4 @@ def tensor_of(name: str, given: Any, dtype: torch.dtype) -> Tensor:
         raise ValueError(f"{name} must be a {dtype} tensor or array, not a {type(given).__name__}")
     if given.dtype != dtype or not given.is_cpu or given.layout is not torch.strided:
         raise ValueError(f"{name} came as {given.dtype} on {given.device} ({given.layout}); expected {dtype} on cpu")
-    return given.resolve_neg()
+    return in_memory(given)

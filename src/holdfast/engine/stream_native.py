@@ -95,6 +95,7 @@ class Memory:
 
     def __init__(self, shapes: list[Shape], slots: int, precision: int, threads: int) -> None:
         self.calls = Calls()
+        self.threads = threads
         self.open = (ctypes.c_ubyte * slots)()
         self.shapes = shapes
         self._layers = (_Layer * len(shapes))(*((*shape[1:], 0) for shape in shapes))

@@ -6,18 +6,18 @@ target asks for, the gradients are made in the same pass, while the block is at 
 (the idea of Liger-Kernel, Hsu et al., 2024). Without gradients wanted nothing of that is computed.
 """
 
-from collections.abc import Iterator
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.engine import softmax_native
-from holdfast.engine.softmax_native import Losses, Wanted
+from holdfast.engine.backend import is_ordinary, tangents_are_possible
+from holdfast.engine.softmax_native import Wanted
 
-BLOCK_BYTES: Final = 16 << 20  # of logits in one block of tokens, where torch computes them
+from . import softmax_operator
+from .softmax_losses import Rule, losses_of, select
 
 
 class Reduction(Enum):
@@ -25,13 +25,6 @@ class Reduction(Enum):
 
     MEAN = "mean"  # over the tokens that are not ignored; zero where all are
     SUM = "sum"
-
-
-class Rule(NamedTuple):
-    """How losses are made of logits and put together."""
-
-    smoothing: float
-    scale: float  # one over the number of tokens for the mean
 
 
 def linear_cross_entropy(
@@ -46,8 +39,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Cross-entropy, in nats, of softmax(h weight^T + bias): `F.cross_entropy(F.linear(h, weight, bias), targets)`.
 
-    float32 weights on a CPU run the native kernels; h may then be bfloat16 or float16. Everything else, and the
-    gradient of a gradient, is done by torch in blocks of tokens. Sums are float32 at least.
+    float32 weights on a CPU run the native kernels, under torch.compile and torch.func too; h may then be bfloat16 or
+    float16. Everything else is done by torch in blocks of tokens; the gradient of a gradient, and forward-mode ones, by
+    torch with all logits at once. Sums are float32 at least.
 
     Args:
         h: [tokens, width].
@@ -64,10 +58,10 @@ def linear_cross_entropy(
         ValueError: a shape does not fit, or a target lies outside the vocabulary; the message names the first.
     """
     _check(h, weight, bias, targets, label_smoothing)
-    kept = targets != ignore_index
-    if not bool(kept.all()):
-        h, targets = h[kept], targets[kept]
-    _check_targets(targets, len(weight), kept)
+    if not is_ordinary(h, weight) or tangents_are_possible():
+        call = (h, weight, bias, targets, ignore_index, label_smoothing, reduction is Reduction.MEAN)
+        return softmax_operator.linear_cross_entropy(*call)
+    h, targets, _ = select(h, targets, len(weight), ignore_index)
     scale = 1 / max(1, len(targets)) if reduction is Reduction.MEAN else 1.0
     rule = Rule(label_smoothing, scale)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (h, weight, bias)):
@@ -88,57 +82,6 @@ def _check(h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoo
         raise ValueError(f"label_smoothing is a share, at least 0 and below 1, not {smoothing}")
 
 
-def _check_targets(targets: Tensor, vocabulary: int, kept: Tensor) -> None:
-    if not targets.numel() or 0 <= int(targets.min()) <= int(targets.max()) < vocabulary:
-        return
-    wrong = ((targets < 0) | (targets >= vocabulary)).nonzero()[0]
-    token = int(kept.nonzero()[wrong])
-    raise ValueError(
-        f"target {int(targets[wrong])} of token {token} lies outside the vocabulary, 0 to {vocabulary - 1}"
-    )
-
-
-def losses_of(rule: Rule, targets: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, wanted: Wanted) -> Losses:
-    """Every token's loss, and the wanted gradients of the scaled sum of them."""
-    if softmax_native.obstacle(h, weight, bias) is None:
-        return softmax_native.cross_entropy(h, weight, bias, targets, rule.smoothing, rule.scale, wanted)
-    return in_blocks(rule, targets, h.detach(), weight.detach(), None if bias is None else bias.detach(), wanted)
-
-
-def blocks(tokens: int, vocabulary: int) -> Iterator[slice]:
-    """Runs of tokens whose float32 logits take `BLOCK_BYTES`, of one token at least."""
-    step = max(1, BLOCK_BYTES // (4 * vocabulary))
-    return (slice(first, first + step) for first in range(0, tokens, step))
-
-
-@torch.no_grad()
-def in_blocks(rule: Rule, targets: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, wanted: Wanted) -> Losses:
-    """`losses_of` by torch, on any device and in any dtype; logits and gradients of weights are float32 at least."""
-    wide = torch.promote_types(h.dtype, torch.float32)
-    losses = h.new_empty(len(h), dtype=wide)
-    dh = torch.empty_like(h) if wanted.h else None
-    dweight = torch.zeros_like(weight, dtype=wide) if wanted.weight else None
-    dbias = torch.zeros_like(bias, dtype=wide) if wanted.bias and bias is not None else None
-    for block in blocks(len(h), len(weight)):
-        hidden, chosen = h[block], targets[block].unsqueeze(1)
-        logits = functional.linear(hidden, weight.to(h.dtype), None if bias is None else bias.to(h.dtype)).to(wide)
-        totals = logits.logsumexp(1)
-        losses[block] = totals - (1 - rule.smoothing) * logits.gather(1, chosen).squeeze(1)
-        if rule.smoothing:
-            losses[block] -= rule.smoothing * logits.mean(1)
-        if not any(wanted):
-            continue
-        dlogits = logits.sub_(totals.unsqueeze(1)).exp_().sub_(rule.smoothing / len(weight))
-        dlogits.scatter_add_(1, chosen, dlogits.new_full((), rule.smoothing - 1).expand_as(chosen)).mul_(rule.scale)
-        if dh is not None:
-            dh[block] = (dlogits.to(h.dtype) @ weight.to(h.dtype)).to(h.dtype)
-        if dweight is not None:
-            dweight += (dlogits.to(h.dtype).T @ hidden).to(wide)
-        if dbias is not None:
-            dbias += dlogits.sum(0)
-    return Losses(losses, dh, dweight, dbias)
-
-
 class LinearCrossEntropy(torch.autograd.Function):
     """One node of the graph that already knows its gradients."""
 
@@ -155,7 +98,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         targets, *inputs = ctx.saved_tensors
         (factor,) = outer
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or tangents_are_possible():
             return None, None, *differentiable(ctx.rule, targets, inputs, factor, ctx.wanted)
         ready, ctx.ready = ctx.ready, None  # handed over, not copied; whoever comes a second time has them made anew
         if ready is None:
