@@ -66,8 +66,10 @@ int64_t backward(const Size &s)
 // One step of `rows` streams out of as many.
 int64_t stream(const Size &s, int64_t precision)
 {
+    holdfast_stream_layer shape = {};
+    shape.units = s.units;
     holdfast_streams p = {};
-    p.layers = 1, p.features = s.features, p.units = s.units, p.slots = s.rows, p.precision = precision, p.threads = 1;
+    p.layers = 1, p.features = s.features, p.shapes = &shape, p.slots = s.rows, p.precision = precision, p.threads = 1;
     p.memory = aligned(holdfast_streams_bytes(&p));
     p.open = static_cast<unsigned char *>(malloc(static_cast<size_t>(s.rows)));
     memset(p.open, 1, static_cast<size_t>(s.rows));
