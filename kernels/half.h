@@ -9,20 +9,24 @@
 #include "layout.h"
 #include "product.h"
 
+// What a holdfast_precision means here.
+static inline Factors factors_called(Index precision)
+{
+#if defined(__AVX512BF16__)
+    if (precision == HOLDFAST_BFLOAT16X3) return SPLIT_HALVES;
+    if (precision == HOLDFAST_BFLOAT16) return HALVES;
+#endif
+    (void)precision;
+    return FLOATS;
+}
+
 // In what this call multiplies: as it was asked for, if this build can and no part of the cell stands against it.
 // What a single step would gain, packing would cost.
 static inline Factors factors_of(const holdfast_lstm *p)
 {
-#if defined(__AVX512BF16__)
     const bool single = p->steps == 1 && p->rows <= 2;
     const bool other = !p->w_input || projects(p) || is_kind(p, HOLDFAST_NORMALISED);
-    if (single || other) return FLOATS;
-    if (p->precision == HOLDFAST_BFLOAT16X3) return SPLIT_HALVES;
-    return p->precision == HOLDFAST_BFLOAT16 ? HALVES : FLOATS;
-#else
-    (void)p;
-    return FLOATS;
-#endif
+    return single || other ? FLOATS : factors_called(p->precision);
 }
 
 // Words of `count` values along k, whole steps of them.
