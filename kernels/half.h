@@ -71,9 +71,10 @@ static inline void store_halves(float *to, Vec v)
 // Words of two values each, the first in the lower half.
 static inline Vec paired(Vec first, Vec second)
 {
-    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)first));
-    const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)second));
-    return (Vec)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    const __m512i n = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i alternating = _mm512_or_si512(n, _mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(16)), 16));
+    const __m512bh one_then_other = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    return (Vec)_mm512_permutexvar_epi16(alternating, (__m512i)one_then_other);
 }
 
 // What rounding to bf16 takes away; NaN of an Inf, whose products with low parts of either sign would be one anyway.

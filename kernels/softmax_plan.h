@@ -141,8 +141,13 @@ struct Rows {
 static void pair_rows(const Format &as, float *to, Index to_row, Index wide, const Rows &rows)
 {
     const Index depth = words(as.factors, rows.count);
-    for (Index k = 0; k < depth; ++k, to += to_row)
-        for (Index n = 0; n < wide; n += VL) store_pairs(as, to + n, rows.at(2 * k, n), rows.at(2 * k + 1, n));
+    const Index pairs = rows.count / 2, whole = rows.present / VL * VL; // where neither row nor column is missing
+    for (Index k = 0; k < depth; ++k, to += to_row) {
+        const float *first = rows.from + 2 * k * rows.apart, *second = first + rows.apart;
+        const Index simple = k < pairs ? whole : 0;
+        for (Index n = 0; n < simple; n += VL) store_pairs(as, to + n, load(first + n), load(second + n));
+        for (Index n = simple; n < wide; n += VL) store_pairs(as, to + n, rows.at(2 * k, n), rows.at(2 * k + 1, n));
+    }
 }
 
 static void pack_tokens(const Softmax &s, const SoftmaxChunk &chunk, Index worker, Index workers)

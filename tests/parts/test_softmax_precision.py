@@ -78,14 +78,14 @@ def test_factors_are_rounded_and_nothing_else(smoothing: float) -> None:
     """Against float64 with h, weight and the gradients of logits rounded to bf16 before each product.
 
     What differs is float32 beside float64, 5e-6, and where the gradient of a logit lies at the border between two bf16
-    numbers one bf16 step of it (2^-8) times a weight: 2e-4 of the largest. That a factor is not rounded, or something
-    else is, would show as 1e-3.
+    numbers one bf16 step of it (2^-8) times a weight: 2e-4 of the largest, seen once. That no factor is rounded shows
+    as 7e-3, in the losses as 2e-3.
     """
     for size in SIZES:
         given = inputs_of(*size)
         got, wanted = found(slice(None), *given, smoothing=smoothing), rounded(smoothing, *given)
         for n, (one, other) in enumerate(zip(got, wanted, strict=True)):
-            assert off(one, other) < (2e-4 if n in (1, 2) else 5e-6), (size, n)
+            assert off(one, other) < (5e-4 if n in (1, 2) else 5e-6), (size, n)
 
 
 def test_ignored_targets_and_the_mean() -> None:
