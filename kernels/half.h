@@ -9,20 +9,24 @@
 #include "layout.h"
 #include "product.h"
 
+// What a holdfast_precision means here.
+static inline Factors factors_called(Index precision)
+{
+#if defined(__AVX512BF16__)
+    if (precision == HOLDFAST_BFLOAT16X3) return SPLIT_HALVES;
+    if (precision == HOLDFAST_BFLOAT16) return HALVES;
+#endif
+    (void)precision;
+    return FLOATS;
+}
+
 // In what this call multiplies: as it was asked for, if this build can and no part of the cell stands against it.
 // What a single step would gain, packing would cost.
 static inline Factors factors_of(const holdfast_lstm *p)
 {
-#if defined(__AVX512BF16__)
     const bool single = p->steps == 1 && p->rows <= 2;
     const bool other = !p->w_input || projects(p) || is_kind(p, HOLDFAST_NORMALISED);
-    if (single || other) return FLOATS;
-    if (p->precision == HOLDFAST_BFLOAT16X3) return SPLIT_HALVES;
-    return p->precision == HOLDFAST_BFLOAT16 ? HALVES : FLOATS;
-#else
-    (void)p;
-    return FLOATS;
-#endif
+    return single || other ? FLOATS : factors_called(p->precision);
 }
 
 // Words of `count` values along k, whole steps of them.
@@ -67,9 +71,10 @@ static inline void store_halves(float *to, Vec v)
 // Words of two values each, the first in the lower half.
 static inline Vec paired(Vec first, Vec second)
 {
-    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)first));
-    const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)second));
-    return (Vec)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+    const __m512i n = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i alternating = _mm512_or_si512(n, _mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(16)), 16));
+    const __m512bh one_then_other = _mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    return (Vec)_mm512_permutexvar_epi16(alternating, (__m512i)one_then_other);
 }
 
 // What rounding to bf16 takes away; NaN of an Inf, whose products with low parts of either sign would be one anyway.

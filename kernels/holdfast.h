@@ -33,7 +33,7 @@
 
 #include <stdint.h>
 
-#define HOLDFAST_ABI 6
+#define HOLDFAST_ABI 7
 
 #ifdef __cplusplus
 extern "C" {
@@ -228,11 +228,14 @@ typedef struct holdfast_decoder_step {
 typedef struct holdfast_softmax {
     int64_t tokens, width, vocabulary;
     int64_t threads;        /* at most; fewer are used where the work is small */
+    int64_t precision;      /* of the factors of the three products, h, weight and the gradients of logits: as in
+                               holdfast_lstm; all else is float32 */
     const float *h;         /* [tokens, width] */
     const float *weight;    /* [vocabulary, width] */
     const float *bias;      /* [vocabulary], or NULL for zero */
     const int64_t *targets; /* [tokens] 0..vocabulary-1 */
-    float smoothing, scale; /* gradients are those of scale * (sum of the losses) */
+    const float *weights;   /* [tokens] what each token's loss counts, or NULL for one */
+    float smoothing, scale; /* gradients are those of scale * (sum of weight * loss) */
     float *facts;           /* [4, tokens] m: the largest logit; sum of exp(logit - m); logit[t]; sum of logits */
     float *dh;              /* [tokens, width]; each of these may be NULL: not wanted */
     float *dweight;         /* [vocabulary, width] */

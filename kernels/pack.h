@@ -56,25 +56,29 @@ static inline void for_each_column(const float *weights, Index units, Index colu
     }
 }
 
+// A gate's rows in one block -> to [column, or word of two][VL], to_row apart.
+static inline void pack_gate(const Format &as, float *to, Index to_row, const float *weights, Index units,
+                             Index columns, Index block, Index gate)
+{
+    if (as.factors == FLOATS) {
+        for_each_column(weights, units, columns, block, gate, [=](Index k, Vec w) { store(to + k * to_row, w); });
+        return;
+    }
+    Vec even = {};
+    for_each_column(weights, units, columns, block, gate, [&](Index k, Vec w) {
+        if (k & 1) store_pairs(as, to + k / 2 * to_row, even, w);
+        even = w;
+    });
+    if (columns & 1) store_pairs(as, to + columns / 2 * to_row, even, Vec{});
+    for (Index k = (columns + 1) / 2; k < words(as.factors, columns); ++k)
+        store_pairs(as, to + k * to_row, Vec{}, Vec{});
+}
+
 // weights [4*units, columns] -> to [columns, or words of two][4 gates][VL] for the units of one block.
 static void pack_block(const Format &as, float *to, const float *weights, Index units, Index columns, Index block)
 {
-    for (Index gate = 0; gate < GATES; ++gate) {
-        float *at = to + gate * VL;
-        if (as.factors == FLOATS) {
-            for_each_column(weights, units, columns, block, gate,
-                            [=](Index k, Vec w) { store(at + k * BLOCK_SUMS, w); });
-            continue;
-        }
-        Vec even = {};
-        for_each_column(weights, units, columns, block, gate, [&](Index k, Vec w) {
-            if (k & 1) store_pairs(as, at + k / 2 * BLOCK_SUMS, even, w);
-            even = w;
-        });
-        if (columns & 1) store_pairs(as, at + columns / 2 * BLOCK_SUMS, even, Vec{});
-        for (Index k = (columns + 1) / 2; k < words(as.factors, columns); ++k)
-            store_pairs(as, at + k * BLOCK_SUMS, Vec{}, Vec{});
-    }
+    for (Index gate = 0; gate < GATES; ++gate)
+        pack_gate(as, to + gate * VL, BLOCK_SUMS, weights, units, columns, block, gate);
 }
 
 // The row of weights that stands at position k of [block][gate][VL], or -1 where k is padding.
@@ -139,9 +143,8 @@ static void pack_projection(const Panels &panels, const holdfast_lstm *p, Index 
     const Index outputs = p->cell->projected;
     for (Index panel = worker; panel < panels.count; panel += workers)
         for (Index v = 0; v < panels.width(panel); ++v)
-            for_each_column(p->cell->projection, outputs, p->units, panels.first(panel) + v, 0, [&](Index k, Vec w) {
-                store(panels.at(panel) + (k * panels.width(panel) + v) * VL, w);
-            });
+            pack_gate({FLOATS, 0}, panels.at(panel) + v * VL, panels.width(panel) * VL, p->cell->projection, outputs,
+                      p->units, panels.first(panel) + v, 0);
 }
 
 // A matrix of panels.depth rows, as it lies: panels of its columns.

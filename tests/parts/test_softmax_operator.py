@@ -47,7 +47,7 @@ def test_opcheck(bias: bool, dtype: torch.dtype) -> None:
     assert h is not None and weight is not None
     h = h.to(dtype)
     weight, b = (t if t is None or dtype != torch.float64 else t.double() for t in (weight, b))
-    rest = (targets, -100, 0.1, True)
+    rest = (targets, torch.linspace(0, 2, 11, dtype=h.dtype) if bias else None, -100, 0.1, True)
     given = [None if t is None else t.detach().requires_grad_(dtype != torch.bfloat16) for t in (h, weight, b)]
     opcheck(softmax_operator.linear_cross_entropy, (*given, *rest))
     opcheck(

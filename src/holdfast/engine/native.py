@@ -26,6 +26,7 @@ __all__ = [
     "isas",
     "multiplies_bfloat16",
     "peak_flops",
+    "precision",
     "use_isa",
     "why_not",
 ]
@@ -96,8 +97,8 @@ def _strides(rows: Tensor) -> tuple[int, ...]:
     return rows.stride()[:2] if rows.dim() == 3 else (0, rows.stride(0))
 
 
-def _precision(bfloat16: bool) -> int:
-    """What a call in bfloat16, or torch.set_float32_matmul_precision, asks for, where it pays."""
+def precision(bfloat16: bool) -> int:
+    """What a call in bfloat16, or torch.set_float32_matmul_precision, asks for, where it pays: a holdfast_precision."""
     if bfloat16:
         return _BFLOAT16
     wanted = torch.get_float32_matmul_precision()
@@ -192,7 +193,7 @@ class _Inputs:
             self.w_recurrent.data_ptr(),
             _address(bias),
             self.write_cell(),
-            _precision(bfloat16),
+            precision(bfloat16),
             _address(self.h0),
             _address(self.c0),
             _address(self.lengths),

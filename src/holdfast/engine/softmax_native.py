@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, final
 import torch
 from torch import Tensor
 
-from . import library, threads
+from . import library, native, threads
 from .pages import Scratch, in_memory
 
 
@@ -17,8 +17,8 @@ class _Softmax(ctypes.Structure):
     """holdfast_softmax."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("tokens", "width", "vocabulary", "threads")),
-        *((name, ctypes.c_void_p) for name in ("h", "weight", "bias", "targets")),
+        *((name, ctypes.c_int64) for name in ("tokens", "width", "vocabulary", "threads", "precision")),
+        *((name, ctypes.c_void_p) for name in ("h", "weight", "bias", "targets", "weights")),
         ("smoothing", ctypes.c_float),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("facts", "dh", "dweight", "dbias", "scratch")),
@@ -45,7 +45,7 @@ class Losses(NamedTuple):
     """What one call found."""
 
     losses: Tensor  # [tokens]
-    h: Tensor | None  # gradients of scale * losses.sum(); None where not wanted
+    h: Tensor | None  # gradients of scale * (token_weights * losses).sum(); None where not wanted
     weight: Tensor | None
     bias: Tensor | None
 
@@ -75,23 +75,34 @@ def lying(t: Tensor) -> Tensor:
 
 
 def cross_entropy(
-    h: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float, scale: float, wanted: Wanted
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    smoothing: float,
+    scale: float,
+    wanted: Wanted,
+    token_weights: Tensor | None = None,
 ) -> Losses:
     """Losses and gradients of h [tokens, width], float32 weight [vocabulary, width] and bias [vocabulary].
 
-    targets int64 [tokens] within the vocabulary. Beside the results a call holds 23 MiB of logits at most, or 16
-    tokens' where those are more, and three times 128 rows of h or of its gradient.
+    targets int64 [tokens] within the vocabulary; token_weights [tokens] count in the gradients alone. The factors of
+    products are rounded as torch.get_float32_matmul_precision() says, and to bfloat16 where h is that.
+
+    Beside the results a call holds 23 MiB of logits at most, or 16 tokens' where those are more, and three times 128
+    rows of h or of its gradient; where products take bfloat16 256 rows of it, twice rounded and once not.
     """
+    precision = native.precision(h.dtype is torch.bfloat16)
     h, weight, targets = lying(h).float(), lying(weight), lying(targets)
     bias = None if bias is None else lying(bias)
+    weights = None if token_weights is None else lying(token_weights).float()
     facts = h.new_empty((4, len(h)))
     dh = torch.empty_like(h) if wanted.h else None
     dweight = torch.empty_like(weight) if wanted.weight else None
     dbias = torch.empty_like(bias) if wanted.bias and bias is not None else None
-    call = _Softmax(*h.shape, len(weight), threads.allowed())
-    call.smoothing, call.scale = smoothing, scale
-    tensors = {"h": h, "weight": weight, "bias": bias, "targets": targets, "facts": facts}
-    for name, tensor in {**tensors, "dh": dh, "dweight": dweight, "dbias": dbias}.items():
+    call = _Softmax(*h.shape, len(weight), threads.allowed(), precision, smoothing=smoothing, scale=scale)
+    given = {"h": h, "weight": weight, "bias": bias, "targets": targets, "weights": weights}
+    for name, tensor in {**given, "facts": facts, "dh": dh, "dweight": dweight, "dbias": dbias}.items():
         setattr(call, name, None if tensor is None else tensor.data_ptr())
     call.scratch = _room.scratch.at_least(_entry("holdfast_softmax_scratch_bytes")(ctypes.byref(call)))
     if code := _entry("holdfast_softmax_cross_entropy")(ctypes.byref(call)):
