@@ -177,20 +177,16 @@ def test_autocast_rounds_factors_only(found: dict[str, Any]) -> None:
 
 
 @needs_triton
-def test_a_compiler_takes_every_kernel(compiled: dict[str, Any]) -> None:
-    """The interpreter takes more than the compiler does."""
-    sizes = [value for key, value in compiled.items() if " " in key]
-    assert len(sizes) == 8 and min(sizes) > 1000
+def test_a_compiler_takes_every_kernel(compiled: dict[str, list[int]]) -> None:
+    """The interpreter takes more than the compiler does, and argument by argument."""
+    assert len(compiled) == 6 and all(min(sizes) > 1000 for sizes in compiled.values())
 
 
 @needs_triton
-def test_nothing_is_compiled_anew_for_a_length_or_a_batch(compiled: dict[str, Any]) -> None:
-    flags = {"coupled", "zoneout", "drawn", "reverse", "keep", "block"}
-    for name in ("sigmoid_forward", "sigmoid_backward", "exponential_forward", "exponential_backward"):
-        for parameter, (free, constant) in compiled[name].items():
-            assert constant == (parameter in flags), parameter
-            if parameter in ("batch", "t", "s", "start", "high"):
-                assert free, parameter  # neither for 1 nor for multiples of 16
+def test_nothing_is_compiled_anew_for_a_length_or_a_batch(compiled: dict[str, list[int]]) -> None:
+    """Batches of 1, 3, 16 and 1000 rows, 1 to 18 steps, and a seed for each: Triton likes to know that a number is 1, a
+    multiple of 16, or longer than 31 bits."""
+    assert {name: len(sizes) for name, sizes in compiled.items()} == dict.fromkeys(compiled, 1)
 
 
 WEIGHTS = Weights(torch.zeros(28, 4, device="meta"), torch.zeros(28, 7, device="meta"))

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -33,12 +34,11 @@ def cases() -> dict[str, Case]:
     """Every cell, whole and ragged (the first row without a step), in both directions, and what is odd about memory."""
     found: dict[str, Case] = {}
     for name in KINDS:
-        for ragged, reverse in ((False, False), (True, True)):
+        found[f"{name}, ragged, reverse"] = variant_of(make(*SHAPE, ragged=True, reverse=True), name)
+    for name in SPECIAL:
+        for ragged, reverse in ((False, False), (False, True), (True, False)):
             found[f"{name}, {ragged=}, {reverse=}"] = variant_of(make(*SHAPE, ragged, reverse), name)
-    for name in ("plain", "everything", "exponential"):
-        for ragged, reverse in ((False, True), (True, False)):
-            found[f"{name}, {ragged=}, {reverse=}"] = variant_of(make(*SHAPE, ragged, reverse), name)
-    for name in ("everything", "exponential", "projection zoneout"):
+    for name in SPECIAL:
         found[f"{name}, wide"] = variant_of(make(*WIDE, ragged=True), name)
     found["no state, no bias"] = replace(make(*SHAPE), h0=None, c0=None, b=None)
     found["only y"] = replace(make(*SHAPE, ragged=True), dh=None, dc=None)
@@ -158,42 +158,64 @@ def interpret() -> dict[str, Any]:
     }
 
 
-POINTERS = {"lengths": "*i64", "gates": "*fp32", "c": "*fp32", "dh": "*fp32", "dc": "*fp32", "dpeephole": "*fp32"}
-NUMBERS = {"batch": "i32", "hidden": "i32", "t": "i32", "s": "i32", "start": "i32", "high": "i32"}
-FLOATS = {"keep_h": "fp32", "keep_c": "fp32"}
+class Driver:
+    """Stands for Triton's driver, so that a kernel is bound and compiled as for this NVIDIA GPU, which is not here."""
+
+    def __init__(self, capability: int) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.capability, self.target = capability, GPUTarget("cuda", capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def get_current_stream(self, _: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return self.target
 
 
-def signature_of(kernel: Any, constants: dict[str, Any], element: str) -> dict[str, str]:
-    known = POINTERS | NUMBERS | FLOATS
-    return {name: "constexpr" if name in constants else known.get(name, element) for name in kernel.arg_names}
+class Compiled:
+    """A kernel that is compiled where it would be launched."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.sizes: dict[str, int] = {}  # of the machine code, by its hash
+
+    def __getitem__(self, grid: tuple[int]) -> Any:
+        def launch(*arguments: Any, **constants: Any) -> None:
+            made = self.kernel.warmup(*arguments, grid=grid, **constants)
+            self.sizes[made.hash] = len(made.asm["cubin"])
+
+        return launch
 
 
-def compiled() -> dict[str, Any]:
-    """The bytes of every kernel's machine code for NVIDIA's compute capabilities 8.0 and 9.0; and of each of its
-    arguments whether nothing is compiled anew for it, and whether it is a constant."""
-    import triton
-    from triton.backends.compiler import GPUTarget
+def compiled() -> dict[str, list[int]]:
+    """The sizes of the machine codes that every kernel is compiled to, for all lengths and batches together."""
+    from triton.runtime.driver import driver
 
-    from holdfast.engine.cuda import exponential, pointwise, sigmoid
+    from holdfast.engine.cuda import layer
 
-    found: dict[str, Any] = {}
-    kernels: tuple[Any, ...] = (
-        sigmoid.sigmoid_forward,
-        sigmoid.sigmoid_backward,
-        exponential.exponential_forward,
-        exponential.exponential_backward,
-    )
-    for each in kernels:
-        name = each.__name__
-        found[name] = {p.name: (p.do_not_specialize, p.is_constexpr) for p in each.params}
-        for bare in (True, False):  # the plain cell on whole rows, and everything
-            flags = {p.name: not bare for p in each.params if p.is_constexpr} | {"block": pointwise.BLOCK}
-            absent = ("peephole", "dpeephole", "mask", "seen", "lengths") if bare else ()
-            constants = flags | {n: None for n in absent if n in each.arg_names}
-            element, capability = ("*fp32", 90) if bare else ("*bf16", 80)
-            source = triton.compiler.ASTSource(each, signature_of(each, constants, element), constants)
-            made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
-            found[f"{name} {element} {capability}"] = len(made.asm["cubin"])
+    names = ("sigmoid_forward", "sigmoid_backward", "exponential_forward", "exponential_backward")
+    found: dict[str, list[int]] = {}
+    for capability, dtype, cell in (
+        (80, torch.float32, "everything"),
+        (90, torch.bfloat16, "peephole projection"),
+        (90, torch.float32, "exponential"),
+    ):
+        driver.set_active(Driver(capability))
+        kernels = {name: Compiled(getattr(layer, name)) for name in names}
+        with patch.multiple(layer, **kernels):
+            for (time, batch), seed in zip(((5, 3), (1, 1), (18, 1), (2, 16), (3, 1000)), SEEDS, strict=True):
+                case = variant_of(make(time, batch, ragged=True), cell)
+                zoneout = case.variant.zoneout
+                if zoneout.seed is not None:
+                    case = replace(case, variant=case.variant._replace(zoneout=zoneout._replace(seed=seed)))
+                run(case, dtype)
+        for name, kernel in kernels.items():
+            if kernel.sizes:
+                found[f"{name}, {cell}"] = list(kernel.sizes.values())
     return found
 
 
