@@ -1,13 +1,16 @@
-"""Which of three ways computes an LSTM call, and why: the one place that decides, and the record of its decisions.
+"""Which of four ways computes an LSTM call, and why: the one place that decides, and the record of its decisions.
 
 native     the C++ kernels: float32 on the CPU, every variant of the cell, ragged or not, either direction; bfloat16 and
            autocast too, widened at the door, where the kernels multiply bfloat16 or torch has only its loop
 torch      torch.nn.LSTM's own operators: the plain or projected cell on other devices (cuDNN) and in other dtypes
-reference  the Python loop: variants there; and everything that must be differentiable in ways no kernel is
+triton     kernels for a GPU: variants and ragged rows there, where the package triton is installed
+reference  the Python loop: variants in what is left; and everything that must be differentiable in ways no kernel is
 """
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,7 +23,7 @@ from torch.nn import Parameter
 from . import native, threads
 from .cells import Variant, Weights
 
-Backend = Literal["native", "torch", "reference"]
+Backend = Literal["native", "torch", "triton", "reference"]
 
 
 class Choice(NamedTuple):
@@ -49,8 +52,37 @@ def choose(x: Tensor, weights: Weights, lengths: Tensor | None, variant: Variant
     in_a_loop = lengths is not None or not torchs_own or weights.projection is not None
     choice = choose_for_stack(x, weights.recurrent, in_a_loop)
     if choice.backend == "torch" and (lengths is not None or not torchs_own):
-        return Choice("reference", choice.reason)
+        return choose_loop(x, weights, choice.reason)
     return choice
+
+
+def choose_loop(x: Tensor, weights: Weights, reason: str) -> Choice:
+    """Triton's kernels or the reference, for what neither the native kernels nor torch's operator can take."""
+    if x.device.type not in _TRITON_DEVICES:
+        return Choice("reference", reason)
+    obstacle = triton_obstacle(x, weights)
+    return Choice("triton", reason) if obstacle is None else Choice("reference", f"{reason}, {obstacle}")
+
+
+_TRITON_DEVICES = ("cuda",)  # NVIDIA's and, as torch calls them too, AMD's
+_TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def triton_obstacle(x: Tensor, weights: Weights) -> str | None:
+    """Why Triton's kernels cannot take a call on a GPU; None where they can."""
+    if not is_ordinary(x, weights.recurrent):
+        return "where a compiler or a transform is at work"
+    if x.dtype not in _TRITON_DTYPES or weights.recurrent.dtype not in _TRITON_DTYPES:
+        return f"in {x.dtype}, which the Triton kernels do not have".replace("torch.", "")
+    if any(t is not None for t in weights[5:]):
+        return "for whose normalised cell there is no Triton kernel"
+    return None if has_triton() else "where the package triton is not installed"
+
+
+@cache
+def has_triton() -> bool:
+    """Whether the package is there. Not imported before it is needed: that takes a second."""
+    return find_spec("triton") is not None
 
 
 def choose_for_stack(x: Tensor, weight: Tensor, in_a_loop: bool) -> Choice:

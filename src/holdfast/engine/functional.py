@@ -92,6 +92,10 @@ def run(
     before = None if state is None else State(*state)
     if choice.backend == "torch":
         return run_torch(x, weights, before or zero_state(x, weights), reverse)
+    if choice.backend == "triton":
+        from .cuda.function import lstm as run_triton  # imports triton, which few calls need and few machines have
+
+        return run_triton(x, weights, before, lengths=lengths, reverse=reverse, variant=variant)
     if choice.bfloat16:  # in float32 although autocast is on
         h0, c0 = (None, None) if before is None else before
         y, h, c = second_order.forward(x, h0, c0, weights, lengths, reverse, variant)

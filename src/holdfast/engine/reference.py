@@ -4,6 +4,8 @@ Everything here is differentiable twice, forward and backward, under torch.func,
 Python loop over time: the truth, not the fast path.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
@@ -75,15 +77,19 @@ def lstm_packed(
     lengths: Tensor,
     reverse: bool = False,
     variant: Variant = PLAIN,
+    padded: Callable[..., tuple[Tensor, State]] = lstm,
 ) -> tuple[Tensor, State]:
-    """The same for a packed batch: x [sum of lengths, features], step by step the rows still running, longest first."""
+    """The same for a packed batch: x [sum of lengths, features], step by step the rows still running, longest first.
+
+    `padded` is what runs the batch with gaps.
+    """
     batch = lengths.shape[0]
     steps = int(lengths.max()) if batch else 0
     order = lengths.argsort(descending=True, stable=True)
     runs = torch.arange(steps).unsqueeze(1) < lengths[order]  # [time, batch longest first]
     at = torch.zeros(steps, batch, dtype=torch.int64).masked_scatter(runs, torch.arange(x.shape[0]))  # where in x it is
-    padded = torch.where(runs.unsqueeze(-1).to(x.device), x[at.to(x.device)], x.new_zeros(()))
-    y, last = lstm(padded[:, order.argsort()], weights, state, lengths=lengths, reverse=reverse, variant=variant)
+    apart = torch.where(runs.unsqueeze(-1).to(x.device), x[at.to(x.device)], x.new_zeros(()))
+    y, last = padded(apart[:, order.argsort()], weights, state, lengths=lengths, reverse=reverse, variant=variant)
     return y[:, order][runs], last
 
 
