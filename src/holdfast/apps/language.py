@@ -22,7 +22,7 @@ from ..parts.text.surprise import Cache, Reader
 from ..parts.text.token_file import gathered
 from ..parts.text.tokens import Vocabulary
 from ..parts.text.writing import Wish
-from ..training.application import Application, Loss, Recipe, Scores, Showcase, Source, Stream, Writer
+from ..training.application import Application, Loss, Prose, Recipe, Scores, Showcase, Source, Stream, Writer
 from ..training.batching import continuing
 
 if TYPE_CHECKING:
@@ -78,8 +78,16 @@ class LanguageModel(Application[Text, Language, np.ndarray, Steps, Passage, str]
     task: ClassVar[str] = "language"
     summary: ClassVar[str] = "text in, its continuation, perplexity and surprise per token out"
     formats: ClassVar[dict[str, Writer]] = {".txt": write_text, ".html": write_html}
+    prose: ClassVar[Prose] = Prose("text", end="")
     recipe: ClassVar[Recipe] = Recipe(
-        steps=8000, batch=64, learning_rate=3e-3, weight_decay=0.02, clip=0.5, validate_every=400, average=0.999
+        steps=8000,
+        batch=64,
+        learning_rate=3e-3,
+        weight_decay=0.02,
+        clip=0.5,
+        validate_every=400,
+        average=0.999,
+        precision="medium",
     )
     codec_type: ClassVar[type] = Language
 

@@ -63,11 +63,22 @@ class Recipe:
     average: float = setting(0.0, "weight averaging: decay of the moving average, 0 for none", low=0.0, high=1.0)
     validate_every: int = setting(100, "steps between two looks at the validation loss", low=1)
     patience: int = setting(0, "looks without improvement before training stops, 0 for never", low=0)
+    precision: Literal["highest", "high", "medium"] = setting(
+        "highest", "of products while training, as torch names it; medium: bf16 factors where the CPU multiplies them"
+    )
     seconds: float | None = setting(None, "time budget; the schedule is fitted to it", low=0.001)
     seed: int = setting(0, "seed of initial weights, order and dropout", low=0)
 
     def __post_init__(self) -> None:
         settings.check(self)
+
+
+@dataclass(frozen=True)
+class Prose:
+    """The column of rows() that is the whole answer to a person who reads."""
+
+    column: str
+    end: str = "\n"  # what stands behind each answer of a stream; nothing where an answer comes in pieces
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,7 @@ class Application(ABC, Generic[Example, Codec, Encoded, Batch, Output, Piece]):
     task: ClassVar[str]  # the word on the command line
     summary: ClassVar[str]  # one line: what goes in, what comes out
     formats: ClassVar[Mapping[str, Writer]] = {}  # endings of files beyond tables, such as ".mid"
+    prose: ClassVar["Prose | None"] = None  # text in, text out: what is printed where no table is asked for
     recipe: ClassVar[Recipe]  # reaches the published score
     codec_type: ClassVar[type]  # what prepare returns
 

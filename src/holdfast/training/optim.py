@@ -1,6 +1,8 @@
 """What the loop does to weights: the optimiser, the learning rate, the moving average."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,17 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
                 return peak * (1 - 0.96 * falling(progress / recipe.warmup))
             rest = 1 - recipe.warmup
             return peak * max(falling((progress - recipe.warmup) / rest) if rest else 0.0, 1e-4)
+
+
+@contextmanager
+def precision(wanted: str) -> Iterator[None]:
+    """Products in torch's precision of that name, for as long as it lasts."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(wanted)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def falling(share: float) -> float:

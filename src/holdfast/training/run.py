@@ -126,10 +126,11 @@ class Run:
         self.optimiser.zero_grad(set_to_none=True)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.dice)
-            loss = self.application.loss(self.net, batch, self.carried)
-            self.dice = torch.get_rng_state()
-        mean = loss.total / loss.count
-        mean.backward()
+            with optim.precision(self.recipe.precision):
+                loss = self.application.loss(self.net, batch, self.carried)
+                self.dice = torch.get_rng_state()
+                mean = loss.total / loss.count
+                mean.backward()
         norm = optim.clip(self.net, self.recipe.clip)
         if math.isfinite(norm) and bool(mean.isfinite()):
             self.optimiser.step()

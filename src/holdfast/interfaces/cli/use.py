@@ -13,12 +13,12 @@ from ...apps import application, load
 from ...parts.errors import DataError, HoldfastError, ModelFileError, SettingError, did_you_mean
 from ...parts.table import KINDS, write_rows
 from ...training import model_file
-from ...training.application import Scores
+from ...training.application import Application, Scores
 from ...training.model import Model
 from . import output
 from .flags import USE_FLAGS, parameters, with_flags
 
-Kind = Literal["csv", "json", "jsonl", "parquet"]
+Kind = Literal["text", "csv", "json", "jsonl", "parquet"]
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
@@ -114,7 +114,9 @@ def run(
     /,
     *,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="write here instead of stdout")] = None,
-    format: Annotated[Kind | None, Parameter(name=["--format", "-f"], help="by the ending of --out, else csv")] = None,
+    format: Annotated[
+        Kind | None, Parameter(name=["--format", "-f"], help="by the ending of --out; else text or csv")
+    ] = None,
     plot: Annotated[Path | None, Parameter(help="a picture of the answers, such as out.png")] = None,
     json: Annotated[bool, Parameter(help="the same as --format json")] = False,
     strict: Annotated[bool, Parameter(help="stop at the first input that fails")] = False,
@@ -130,23 +132,41 @@ def run(
     if out is not None:
         output.refuse_overwriting(out, force)
     trained = opened(model, flags)
-    kind = "json" if json else format or kind_of(out, trained.application.formats)
+    kind = "json" if json else format or kind_of(out, trained.application)
+    if kind == "text" and trained.application.prose is None:
+        raise SettingError("the answers of this model are tables, not text", hint=f"--format {', '.join(KINDS)}")
     if inputs == ["<stdin>"]:
-        return run_stream(trained, "csv" if kind == "csv" else "jsonl", out)
+        return run_stream(trained, kind if kind in ("csv", "text") else "jsonl", out)
     rows, answers, failed = run_files(trained, inputs, strict, plot, force)
     if out is not None and kind in trained.application.formats:
         trained.application.formats[kind](answers, out)
     else:
-        write_rows(rows, sys.stdout if out is None else out, kind)
+        write_answers(trained, rows, kind, out)
     if failed:
         raise SomeFailedError(f"{len(failed)} of {len(inputs)} inputs failed: {', '.join(failed)}")
     return 0
 
 
-def kind_of(out: Path | None, formats: Iterable[str]) -> str:
-    """The kind of file that an ending asks for: a table, or one of the application's own formats."""
+def write_answers(
+    model: Model[Any, Any, Any, Any, Any, Any], rows: list[dict[str, Any]], kind: str, out: Path | None
+) -> None:
+    """Rows as a table, or where a person is to read them the text that they hold, a line's end behind each."""
+    prose = model.application.prose
+    if kind != "text" or prose is None or any(prose.column not in row for row in rows):
+        write_rows(rows, sys.stdout if out is None else out, "csv" if kind == "text" else kind)
+        return
+    said = "".join(f"{row[prose.column]}\n" for row in rows)
     if out is None:
-        return "csv"
+        sys.stdout.write(said)
+    else:
+        out.write_text(said, encoding="utf-8")
+
+
+def kind_of(out: Path | None, application: Application[Any, Any, Any, Any, Any, Any]) -> str:
+    """The kind of file that an ending asks for: a table, or one of the application's own formats."""
+    formats = application.formats
+    if out is None:
+        return "csv" if application.prose is None else "text"
     if out.suffix.lower() in formats:
         return out.suffix.lower()
     ending = out.suffix.removeprefix(".").lower()
@@ -186,16 +206,21 @@ def run_files(
 
 def run_stream(model: Model[Any, Any, Any, Any, Any, Any], kind: str, out: Path | None) -> int:
     """Answers as they come, one line each, each line complete when it is written."""
-    stream, header, heard = model.stream(), True, False
+    stream, header, heard, prose = model.stream(), True, False, model.application.prose
+    spoken = False
     target = sys.stdout if out is None else out.open("w", encoding="utf-8", newline="")
 
     def tell(outputs: Iterable[Any]) -> None:
-        nonlocal header
+        nonlocal header, spoken
         for one in outputs:  # one by one: an application that generates computes them while they are read
-            if lines := model.rows([one]):
-                write_rows(lines, target, kind, header=header)
-                target.flush()
+            lines = model.rows([one])
+            if kind == "text" and prose is not None and all(prose.column in line for line in lines):
+                target.writelines(f"{line[prose.column]}{prose.end}" for line in lines)
+                spoken = True
+            elif lines:
+                write_rows(lines, target, "csv" if kind == "text" else kind, header=header)
                 header = False
+            target.flush()
 
     try:
         for piece in model.application.pieces(sys.stdin.buffer):
@@ -204,6 +229,8 @@ def run_stream(model: Model[Any, Any, Any, Any, Any, Any], kind: str, out: Path 
         if not heard:
             raise DataError("standard input held no rows", hint="a header line, then rows, as in a file")
         tell(stream.flush())
+        if spoken and prose is not None and prose.end != "\n":
+            target.write("\n")
     finally:
         if out is not None:
             target.close()
