@@ -4,7 +4,7 @@
     python benchmarks/apps_translate.py DATA --measure 50
 
 DATA is the folder with multi30k and tatoeba_en_de. Each task is trained with the recipe (or until its minutes are over),
-beginning where its checkpoint in --checkpoints stands, and scored on test once: results/apps_translate.json.
+going on from its checkpoint results/apps_translate_TASK_SEED.run, and scored on test once: results/apps_translate.json.
 --choose trains with other settings and scores validation only. --measure trains so many steps and says how fast.
 
 Multi30k: the official lower-cased, tokenised columns; BLEU on these tokens ("--tokenize none"), as published figures
@@ -163,7 +163,6 @@ def scored(task: Task, run: Run, data: Path) -> dict[str, Any]:
         "machine": {
             "cpu": platform.processor() or platform.machine(),
             "threads": torch.get_num_threads(),
-            "precision": torch.get_float32_matmul_precision(),
             "torch": torch.__version__,
         },
     }
@@ -194,15 +193,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--task", choices=list(TASKS), action="append")
     parser.add_argument("--minutes", type=float, default=1e9, help="for each task; what is trained by then is kept")
-    parser.add_argument("--checkpoints", type=Path, default=Path("build"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
-    parser.add_argument("--medium", action="store_true", help="bf16 products where the CPU has them")
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--measure", type=int, metavar="STEPS")
     given = parser.parse_args()
-    if given.medium:
-        torch.set_float32_matmul_precision("medium")
+    torch.set_num_threads(given.threads)
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in given.task or TASKS:
         task = TASKS[name]
@@ -220,8 +217,7 @@ def main() -> None:
                 print(what, json.dumps(found), flush=True)
                 RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             continue
-        given.checkpoints.mkdir(parents=True, exist_ok=True)
-        saved = given.checkpoints / f"translate-{name}-{given.seed}.run"
+        saved = RESULTS.with_name(f"apps_translate_{name}_{given.seed}.run")
         run = begun(task, task.app, recipe, given.data)
         if not train(run, saved, given.minutes):
             print(f"  not finished: {saved} holds step {run.step} of {recipe.steps}; the same command goes on")

@@ -24,6 +24,7 @@ from engine_tables import (
 from memory_tables import long_memory_table
 from softmax_tables import losses_table
 from table_parts import ROOT
+from translate_tables import translate_tables
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 
@@ -32,6 +33,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "apps": apps_summary,
     "forecast": forecast_tables,
     "activity": activity_tables,
+    "translate": translate_tables,
     "long memory": long_memory_table,
     "engine training": lambda: engine_table("engine_training"),
     "engine inference": lambda: engine_table("engine_inference"),

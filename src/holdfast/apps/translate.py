@@ -88,7 +88,13 @@ class Translator(Application[Pair, Bilingual, Parallel, Steps, Translation, list
     formats: ClassVar[dict[str, Writer]] = {".txt": write_lines}
     prose: ClassVar[Prose] = Prose("text")
     recipe: ClassVar[Recipe] = Recipe(
-        steps=5000, batch=96, learning_rate=2e-3, weight_decay=0.01, validate_every=250, average=0.998
+        steps=6000,
+        batch=96,
+        learning_rate=2e-3,
+        weight_decay=0.01,
+        validate_every=300,
+        average=0.998,
+        precision="medium",
     )
     codec_type: ClassVar[type] = Bilingual
 
