@@ -115,7 +115,6 @@ def test_training_needs_translations_and_enough_of_them() -> None:
             SMALL.fit(few, recipe=QUICK)
 
 
-def test_without_input_feeding_and_with_two_layers_it_learns_too() -> None:
-    app = dataclasses.replace(SMALL, input_feeding=False, decoder_layers=2, encoder_layers=2)
-    small = app.fit(pairs(800), recipe=dataclasses.replace(QUICK, steps=150))
+def test_without_input_feeding_it_learns_too() -> None:
+    small = dataclasses.replace(SMALL, input_feeding=False).fit(pairs(1500), recipe=QUICK)
     assert small.evaluate(pairs(40, seed=5))["holdfast"]["BLEU"] > 40

@@ -129,6 +129,10 @@ def test_runs_that_would_come_again() -> None:
     assert repeating([1], 3) == []
 
 
-def test_a_longer_translation_wins_with_a_larger_penalty(net: TranslationNetwork) -> None:
-    lengths = [len(searched(net, Search(beam=400, length_penalty=alpha, longest=1.0))[0][0].tokens) for alpha in (0.0, 5.0)]
-    assert lengths[0] < lengths[1]
+def test_scores_by_hand() -> None:
+    """Wu et al. 2016, equation 14, for three steps over two tokens."""
+    alpha = np.array([[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]], dtype=np.float32)
+    assert Search(length_penalty=0.0).score(-6.0, alpha) == -6
+    assert Search(length_penalty=1.0).score(-6.0, alpha) == pytest.approx(-6 / (8 / 6))
+    both = Search(length_penalty=2.0, coverage_penalty=0.5).score(-6.0, alpha)
+    assert both == pytest.approx(-6 / (8 / 6) ** 2 + 0.5 * np.log(0.75))

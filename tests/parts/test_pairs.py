@@ -92,7 +92,7 @@ def test_translation_memories(tmp_path: Path) -> None:
     path = written(tmp_path, "a.tmx", TMX)
     assert read_pairs(path, Sides()) == [Pair("Good day", "Guten Tag"), Pair("yes", "ja")]
     assert read_pairs(path, Sides("fr", "en")) == [Pair("oui", "yes")]
-    with pytest.raises(DataError, match="'es'"):
+    with pytest.raises(DataError, match="in es; known: de"):
         read_pairs(path, Sides("es"))
     with pytest.raises(DataError, match="not TMX"):
         read_pairs(written(tmp_path, "b.tmx", TMX[:200]), Sides())

@@ -15,18 +15,18 @@ def read_units(raw: bytes, where: str, source: str | None, target: str | None) -
     Args:
         raw: the file's bytes.
         where: its name.
-        source: its language; "en" is also "en-GB". None: what the header says, else the first unit's first.
+        source: its language; "en" is also "en-GB". None: the header's, else the first unit's first.
         target: the other one. None: the first unit's first other.
     """
     said, units = parsed(raw, where)
     present = list(dict.fromkeys(language for unit in units for language in unit))
     if not present:
         raise DataError(f"{where} has no translation units")
+    plain = list(dict.fromkeys(language.split("-")[0] for language in present))  # of whatever country
     if source is None:
-        source = said if said and any(is_of(language, said) for language in present) else present[0]
+        source = said if said in plain else plain[0]
     if target is None:
-        others = [language for language in present if not is_of(language, source)]
-        target = others[0] if others else None
+        target = next((language for language in plain if not is_of(source, language)), None)
     for wanted in (source, target):
         if wanted is None or not any(is_of(language, wanted) for language in present):
             meant = "" if wanted is None else did_you_mean(wanted, present)
@@ -37,7 +37,7 @@ def read_units(raw: bytes, where: str, source: str | None, target: str | None) -
 
 
 def parsed(raw: bytes, where: str) -> tuple[str | None, list[dict[str, str]]]:
-    """The header's source language, and of every unit the text by language.
+    """The header's source language without its country, and of every unit the text by language.
 
     The parser neither fetches what a document names nor lets its entities grow without bounds (expat 2.4 and later).
     """
@@ -57,7 +57,7 @@ def parsed(raw: bytes, where: str) -> tuple[str | None, list[dict[str, str]]]:
                 element.clear()
     except ElementTree.ParseError as error:
         raise DataError(f"{where} is not TMX: {error}") from None
-    return (None if said is None or said == "*all*" else said.lower()), units
+    return (None if said is None else said.lower().split("-")[0]), units
 
 
 def is_of(language: str, wanted: str) -> bool:

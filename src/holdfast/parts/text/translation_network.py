@@ -69,7 +69,8 @@ class TranslationNetwork(nn.Module):
         width, hidden = sizes.width, sizes.hidden
         half, cell = max(1, hidden // 2), Cell(weight_drop=dropout.recurrent, forget_bias=1.0)
         self.embedding = nn.Embedding(vocabulary, width)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)  # as long as a can be at most
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)  # for the output; what is read has variance one
+        self.scale = width**0.5
         self.encoder = LSTMStack(
             width, [half] * sizes.encoder_layers, cell, bidirectional=True, dropout=dropout.features
         )
@@ -79,11 +80,16 @@ class TranslationNetwork(nn.Module):
         self.decoder = LSTMStack(inputs, [hidden] * sizes.decoder_layers, cell, dropout=dropout.features)
         self.combine = nn.Linear(2 * half + hidden, width)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2 and name != "embedding.weight":
+                # Sums of variance one (LeCun et al., "Efficient BackProp", 1998). An LSTM's usual weights are a third of
+                # that, and keys and s then so small that attention looks everywhere alike for hundreds of steps.
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """[time, batch] -> [time, batch, width]; in training some words are zero (Gal & Ghahramani 2016, 4.2)."""
         weight = self.embedding.weight
-        x = functional.embedding(tokens, weight)
+        x = functional.embedding(tokens, weight) * self.scale
         if not (self.training and self.rates.words):
             return x
         kept = functional.dropout(weight.new_ones(len(weight), 1), self.rates.words)
@@ -144,7 +150,8 @@ class TranslationNetwork(nn.Module):
             output = nn.Linear(self.sizes.width, len(self.bias))
         output.weight, output.bias = self.embedding.weight, self.bias
         lstm = self.decoder if self.input_feeding else blind(self.decoder, self.sizes)
-        return DecoderStep(lstm, self.embedding.weight.detach(), self.combine, output, slots=slots, precision=precision)
+        read = self.embedding.weight.detach() * self.scale
+        return DecoderStep(lstm, read, self.combine, output, slots=slots, precision=precision)
 
 
 def blind(decoder: LSTMStack, sizes: Sizes) -> LSTMStack:
