@@ -3,8 +3,9 @@
     python benchmarks/apps_translate.py DATA [--task multi30k-de ...] [--minutes 60] [--seed 0] [--choose]
     python benchmarks/apps_translate.py DATA --measure 50
 
-DATA is the folder with multi30k and tatoeba_en_de. Each task is trained with the recipe (or until its minutes are over),
-going on from its checkpoint results/apps_translate_TASK_SEED.run, and scored on test once: results/apps_translate.json.
+DATA is the folder with multi30k and tatoeba_en_de. Each task is trained with the recipe, going on from its checkpoint
+results/apps_translate_TASK_SEED.run until its minutes are over; when it is finished it is scored on test, once:
+results/apps_translate.json.
 --choose trains with other settings and scores validation only. --measure trains so many steps and says how fast.
 
 Multi30k: the official lower-cased, tokenised columns; BLEU on these tokens ("--tokenize none"), as published figures

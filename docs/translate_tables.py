@@ -24,7 +24,8 @@ def task_table(title: str, found: dict[str, Any]) -> str:
         cells = [f"{row[measure]:.1f}" for measure in ("BLEU", "chrF")]
         rows.append([f"**{who}**" if who == "holdfast" else who, *cells])
     rows += [[f"{who}, published", f"{row['BLEU']:.1f}", ""] for who, row in found["published"].items()]
-    cost = f"{found['steps']:,} steps in {found['train_seconds'] / 60:.0f} minutes on {found['machine']['threads']} threads"
+    minutes, threads = found["train_seconds"] / 60, found["machine"]["threads"]
+    cost = f"{found['steps']:,} steps in {minutes:.0f} minutes on {threads} threads"
     size = f"{found['weights']:,} weights, {found['model_bytes'] / 1e6:.1f} MB"
     speeds = ", ".join(f"{rate:.0f} ({how})" for how, rate in found["sentences_per_second"].items())
     return f"**{title}**\n\n{markdown(rows)}\n\n{size}; {cost}. Sentences per second on one thread: {speeds}."

@@ -38,7 +38,7 @@ def test_it_learns_another_order_of_words() -> None:
 def test_the_alignment_crosses_where_the_order_does() -> None:
     (answer,) = model().predict([Pair("the red fox sees a boat .")])
     assert answer.text == "la volpa ruza un barko vidas ."
-    links = dict((written, read) for read, written in answer.best.links)
+    links = {written: read for read, written in answer.best.links}
     assert (links[1], links[2], links[4]) == (2, 1, 5)
     assert answer.best.attention.shape == (len(answer.best.pieces), len(answer.pieces))
 

@@ -37,7 +37,9 @@ def sources(count: int) -> list[torch.Tensor]:
 
 
 def begin_of(encoded: Encoded) -> Begin:
-    return Begin(encoded.source.keys[0], encoded.source.values[0], list(zip(encoded.h[:, 0], encoded.c[:, 0], strict=True)))
+    return Begin(
+        encoded.source.keys[0], encoded.source.values[0], list(zip(encoded.h[:, 0], encoded.c[:, 0], strict=True))
+    )
 
 
 @torch.no_grad()

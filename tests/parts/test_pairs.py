@@ -67,7 +67,7 @@ def test_two_text_files_are_parallel_and_of_one_length(tmp_path: Path) -> None:
     right.write_bytes(gzip.compress(b"x\ny\n"))
     assert read_pairs([left, right], Sides()) == [Pair("a", "x"), Pair("b", "y")]
     right.write_bytes(gzip.compress(b"x\n"))
-    with pytest.raises(DataError, match="2 lines.* has 1"):
+    with pytest.raises(DataError, match=r"2 lines.* has 1"):
         read_pairs([left, right], Sides())
 
 
@@ -146,7 +146,10 @@ def test_words_are_cut_in_many_ways_that_spell_the_same() -> None:
     encoded = in_numbers(vocabulary, pairs, 0.3)
     whole = encoded.sentences(None)
     drawn = [encoded.sentences(np.random.default_rng(seed)) for seed in (0, 0, 1)]
-    same = [all(np.array_equal(a, b) for one, two in zip(drawn[0], d, strict=True) for a, b in zip(one, two, strict=True)) for d in drawn]
+    same = [
+        all(np.array_equal(a, b) for one, two in zip(drawn[0], d, strict=True) for a, b in zip(one, two, strict=True))
+        for d in drawn
+    ]
     assert same == [True, True, False]
     for sides in zip(whole, drawn[0], strict=True):
         for canonical, cut in zip(*sides, strict=True):

@@ -17,7 +17,7 @@ from ..parts.settings import setting
 from ..parts.text import made_up_pairs, tokens
 from ..parts.text.alignment import draw_alignments
 from ..parts.text.beam import Search
-from ..parts.text.bleu import Tokens, judge
+from ..parts.text.bleu import judge
 from ..parts.text.lexicon import Lexicon, learn_lexicon
 from ..parts.text.pairs import Pair, Sides, arriving_sources, read_pairs
 from ..parts.text.parallel import Parallel, held_out, in_numbers, references_of
@@ -79,7 +79,9 @@ class Translator(Application[Pair, Bilingual, Parallel, Steps, Translation, list
     min_length: int = setting(0, "subwords of a translation, at least", low=0, use=True)
     copy: bool = setting(False, "numbers and unknown words are copied from the source", use=True)
     decoder_precision: Literal["highest", "medium", "int8"] = setting("highest", "of the weights that write", use=True)
-    bleu_tokens: Tokens = setting("13a", "how eval cuts words; none: the text is cut by spaces", use=True)
+    bleu_tokens: Literal["13a", "none", "intl", "char"] = setting(
+        "13a", "how eval cuts words; none: the text is cut by spaces", use=True
+    )
     source_column: str | None = setting(None, "column, or language in TMX; found by name where not given", use=True)
     target_column: str | None = setting(None, "column, or language in TMX, of the translations", use=True)
 

@@ -152,9 +152,7 @@ def opened(step: DecoderStep, begin: Begin, search: Search) -> Beam:
     return Beam(time, limit, source, slots)
 
 
-def forbid(
-    log_probabilities: Tensor, rows: Sequence[tuple[Beam, int]], written: int, end: int, search: Search
-) -> None:
+def forbid(log_probabilities: Tensor, rows: Sequence[tuple[Beam, int]], written: int, end: int, search: Search) -> None:
     """What must not come next [rows, vocabulary] is made impossible, in place."""
     if written < search.shortest:
         log_probabilities[:, end] = -torch.inf

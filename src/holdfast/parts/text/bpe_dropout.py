@@ -6,6 +6,7 @@ cut some ways in advance, and an epoch draws one for every place where the word 
 dice, and cost what indexing costs.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def merged(word: str, ranks: dict[tuple[str, str], int], share: float, rng: np.r
         dice = rng.random(len(pieces) - 1)
         possible = [
             (ranks[pair], place)
-            for place, pair in enumerate(zip(pieces[:-1], pieces[1:], strict=True))
+            for place, pair in enumerate(itertools.pairwise(pieces))
             if pair in ranks and dice[place] >= share
         ]
         if not possible:

@@ -22,6 +22,7 @@ from holdfast.engine import Weights
 
 from .attention import Source, attend
 
+
 class Masks(NamedTuple):
     """What is left out while training, zero or 1 / (1 - share); None: nothing."""
 
@@ -122,7 +123,7 @@ class InputFeeding(torch.autograd.Function):
         for t in range(len(hoisted)):
             x = torch.addmm(hoisted[t], before, fed.T)
             for number, layer in enumerate(layers):
-                if layer.input is not None:
+                if layer.input is not None and layer.bias is not None:
                     below = tape.h[number - 1, t + 1]
                     below = below if between is None else below * between[number - 1]
                     x = torch.addmm(layer.bias, below, layer.input.T)
@@ -140,7 +141,7 @@ class InputFeeding(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | int | None, ...]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         between, kept, fed, combine, keys, values, *flat = ctx.saved_tensors
         source = Source(keys, values, ctx.outside)
         back = Back.begin(ctx.tape, source)
@@ -175,8 +176,8 @@ class Back:
         layers, _, batch, hidden = tape.h.shape
         context = tape.a.new_empty(*tape.a.shape[:2], source.values.shape[2])
         zeros = [tape.h.new_zeros(batch, hidden) for _ in range(2 * layers)]
-        made = (torch.empty_like(t) for t in (tape.gates, tape.a, tape.alpha))
-        return cls(*made, context, zeros[:layers], zeros[layers:])
+        gates, a, scores = (torch.empty_like(t) for t in (tape.gates, tape.a, tape.alpha))
+        return cls(gates, a, scores, context, zeros[:layers], zeros[layers:])
 
 
 def walk_back(

@@ -123,7 +123,9 @@ def read_file(path: Path, sides: Sides) -> list[Pair]:
         head = text.split("\n", 1)[0]
         delimiter = max(",;\t|", key=head.count)
         try:
-            rows = [cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if cells]
+            rows = [
+                cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if cells
+            ]
         except csv.Error as error:
             raise DataError(f"{path} cannot be read as CSV: {error}") from None
         return picked(rows, named(rows[0], sides, str(path)), str(path))

@@ -76,8 +76,7 @@ class Translating:
         net: trained.
         vocabulary: its tokens; `start` begins and ends every sentence.
         search: how translations are searched for.
-        known: words whose like were learned from; others and those with digits are copied from the source. None: nothing
-            is copied.
+        known: words that were learned from; others, and those with digits, are copied from the source. None: nothing is.
         precision: of the decoder's weights.
     """
 
@@ -113,7 +112,9 @@ class Translating:
         encoded = self.net.encode(torch.nn.utils.rnn.pad_sequence(rows), lengths)
         keys, values, _ = encoded.source
         begins = [
-            Begin(keys[row, :length], values[row, :length], list(zip(encoded.h[:, row], encoded.c[:, row], strict=True)))
+            Begin(
+                keys[row, :length], values[row, :length], list(zip(encoded.h[:, row], encoded.c[:, row], strict=True))
+            )
             for row, length in enumerate(lengths.tolist())
         ]
         return search_all(self.stepper(len(lines) * self.search.beam), begins, end, self.search)

@@ -82,8 +82,8 @@ class TranslationNetwork(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2 and name != "embedding.weight":
-                # Sums of variance one (LeCun et al., "Efficient BackProp", 1998). An LSTM's usual weights are a third of
-                # that, and keys and s then so small that attention looks everywhere alike for hundreds of steps.
+                # Sums of variance one (LeCun et al., "Efficient BackProp", 1998). The usual weights of an LSTM give a
+                # third of that, and keys and s so small that attention looks everywhere alike for hundreds of steps.
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
 
     def embedded(self, tokens: Tensor) -> Tensor:
