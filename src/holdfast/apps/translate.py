@@ -22,7 +22,7 @@ from ..parts.text.lexicon import Lexicon, learn_lexicon
 from ..parts.text.pairs import Pair, Sides, arriving_sources, read_pairs
 from ..parts.text.parallel import Parallel, held_out, in_numbers, references_of
 from ..parts.text.tokens import Vocabulary
-from ..parts.text.translating import Translating, Translation, translation_rows, write_lines
+from ..parts.text.translating import Translating, Translation, spaced, translation_rows, write_lines
 from ..parts.text.translation_network import IGNORED, Dropout, Sizes, TranslationNetwork
 from ..training.application import Application, Loss, Prose, Recipe, Scores, Showcase, Source, Stream, Writer
 from ..training.batching import bucketed
@@ -126,7 +126,7 @@ class Translator(Application[Pair, Bilingual, Parallel, Steps, Translation, list
         if not pairs:
             hint = "two columns, two parallel files, or --target-column"
             raise DataError("no line has a translation to learn from", hint=hint)
-        texts = (f" {' '.join(text.split())}\n" for pair in pairs for text in pair)
+        texts = (f"{spaced(text)}\n" for pair in pairs for text in pair)
         return Bilingual(tokens.learn(texts, "subwords", self.vocabulary), learn_lexicon(pairs))
 
     # --- learning -----------------------------------------------------------------------------------------------------

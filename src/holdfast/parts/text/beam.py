@@ -125,6 +125,19 @@ def search_all(step: DecoderStep, begins: Sequence[Begin], end: int, search: Sea
         search: how.
     """
     beams = [opened(step, begin, search) for begin in begins]
+    try:
+        advance_all(step, beams, end, search)
+    finally:
+        for beam in beams:
+            for slot in beam.slots:
+                step.close(slot)
+        for beam in beams:
+            step.close_source(beam.source)
+    return [beam.results(search) for beam in beams]
+
+
+def advance_all(step: DecoderStep, beams: list[Beam], end: int, search: Search) -> None:
+    """Step by step until every search is over."""
     alive, written = beams, 0
     while alive:
         rows = [(beam, place) for beam in alive for place in range(len(beam.open))]
@@ -136,12 +149,6 @@ def search_all(step: DecoderStep, begins: Sequence[Begin], end: int, search: Sea
         spread(alive, candidates(log_probabilities, nodes, alive, search), alpha.numpy().copy(), end, search)
         copy_states(step, alive)
         alive, written = [beam for beam in alive if not beam.is_over(search)], written + 1
-    for beam in beams:
-        for slot in beam.slots:
-            step.close(slot)
-    for beam in beams:
-        step.close_source(beam.source)
-    return [beam.results(search) for beam in beams]
 
 
 def opened(step: DecoderStep, begin: Begin, search: Search) -> Beam:

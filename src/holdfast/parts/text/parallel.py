@@ -8,7 +8,7 @@ import numpy as np
 from .bpe_dropout import Cuts, cut_words, words_in
 from .pairs import Pair
 from .tokens import Vocabulary
-from .translating import line_of
+from .translating import spaced
 
 Sentences = list[tuple[np.ndarray, np.ndarray]]  # tokens of a source and of its translation, int64
 
@@ -40,10 +40,10 @@ class Parallel:
 
 def in_numbers(vocabulary: Vocabulary, pairs: Sequence[tuple[str, str]], share: float) -> Parallel:
     """Pairs as tokens; a share of merges above 0 prepares other ways to cut them."""
-    tokens = [(line_of(vocabulary, a).tokens, line_of(vocabulary, b).tokens) for a, b in pairs]
+    tokens = [(vocabulary.encode(spaced(a)), vocabulary.encode(spaced(b))) for a, b in pairs]
     if not share:
         return Parallel(tokens, [], None)
-    spelled = [[words_in(vocabulary, f" {' '.join(text.split())}") for text in pair] for pair in pairs]
+    spelled = [[words_in(vocabulary, spaced(text)) for text in pair] for pair in pairs]
     different = sorted({word for pair in spelled for side in pair for word in side})
     cuts = cut_words(vocabulary, different, share, np.random.default_rng(0))
     words = [[np.array([cuts.words[word] for word in side], dtype=np.int64) for side in pair] for pair in spelled]

@@ -19,6 +19,7 @@ from .translation_network import TranslationNetwork
 
 SENTENCES = 32  # searched for together at most
 ROOM = 4096  # source tokens of them, padding counted, at most
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # bytes can spell them, and a line must stay one
 CORE = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)  # a word between its punctuation
 
 
@@ -63,9 +64,14 @@ class Translation:
         return self.best.text
 
 
+def spaced(text: str) -> str:
+    """A line as it is cut: a space before every word, so that the first one has the tokens of any other."""
+    return "".join(f" {word}" for word in text.split())
+
+
 def line_of(vocabulary: Vocabulary, text: str) -> Line:
-    """A line as tokens; the first word has the same as in the middle of a line."""
-    tokens = vocabulary.encode(f" {' '.join(text.split())}") if text.strip() else np.empty(0, dtype=np.int64)
+    """A line as tokens."""
+    tokens = vocabulary.encode(spaced(text))
     return Line(tokens, tuple(vocabulary.spelled(tokens)))
 
 
@@ -76,7 +82,7 @@ class Translating:
         net: trained.
         vocabulary: its tokens; `start` begins and ends every sentence.
         search: how translations are searched for.
-        known: words that were learned from; others, and those with digits, are copied from the source. None: nothing is.
+        known: words that were learned from; others, and those with digits, are copied. None: nothing is.
         precision: of the decoder's weights.
     """
 
@@ -136,7 +142,7 @@ class Translating:
         written = Line(tokens, tuple(self.vocabulary.spelled(tokens)))
         attention = found.alpha[: len(tokens), : len(line.tokens)]  # neither for the end nor at it
         masses = between_words(attention, written.words(), line.words())
-        said = self.vocabulary.decode(tokens).strip()
+        said = " ".join(CONTROL.sub(" ", self.vocabulary.decode(tokens)).split())
         if self.known is not None:
             said = copied(said.split(" "), text.split(), masses, self.known)
         links = tuple((int(row.argmax()), place) for place, row in enumerate(masses)) if masses.size else ()
