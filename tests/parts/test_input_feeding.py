@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from holdfast import State
 from holdfast.parts.text.attention import Source, attend, outside_of
 from holdfast.parts.text.input_feeding import Combine, Masks, feed_input
 from holdfast.parts.text.translation_network import IGNORED, Dropout, Encoded, Sizes, TranslationNetwork
@@ -56,7 +57,7 @@ def by_graph(net: TranslationNetwork, embedded: Tensor, encoded: Encoded, masks:
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("dropped", [False, True])
-def test_the_loop_and_all_its_gradients_are_autograd_s(layers: int, dropped: bool) -> None:
+def test_the_loop_and_all_its_gradients_are_those_of_the_equations(layers: int, dropped: bool) -> None:
     """float64: what is left are differences in the order of sums."""
     net = network(layers).double().train()
     embedded = torch.randn(STEPS, BATCH, WIDTH, dtype=torch.float64, requires_grad=True)
@@ -71,7 +72,8 @@ def test_the_loop_and_all_its_gradients_are_autograd_s(layers: int, dropped: boo
     outer = torch.randn(STEPS, BATCH, WIDTH, dtype=torch.float64)
     weights = [layer.weights() for layer in net.decoder.layers]
     combine = Combine(net.combine.weight, net.combine.bias)
-    ours = feed_input(embedded, weights, combine, encoded.source, (h, c), masks)
+    states = [State(*pair) for pair in zip(h, c, strict=True)]
+    ours = feed_input(embedded, weights, combine, encoded.source, states, masks)
     theirs = by_graph(net, embedded, encoded, masks)
     torch.testing.assert_close(ours, theirs)
     found, wanted = (torch.autograd.grad((y * outer).sum(), inputs) for y in (ours, theirs))

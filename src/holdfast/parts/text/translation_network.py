@@ -108,13 +108,12 @@ class TranslationNetwork(nn.Module):
     def forward(self, encoded: Encoded, tokens: Tensor) -> Tensor:
         """a of every step [time, batch, width], the tokens [time, batch] being those before each step."""
         embedded = self.embedded(tokens)
+        states = [State(h, c) for h, c in zip(encoded.h, encoded.c, strict=True)]
         if self.input_feeding:
             embedded = self.decoder.drop(embedded)
             layers = [layer.weights() for layer in self.decoder.layers if isinstance(layer, LSTMLayer)]
             combine = Combine(self.combine.weight, self.combine.bias)
-            state = (encoded.h, encoded.c)
-            return feed_input(embedded, layers, combine, encoded.source, state, self.masks(embedded))
-        states = [State(h, c) for h, c in zip(encoded.h, encoded.c, strict=True)]
+            return feed_input(embedded, layers, combine, encoded.source, states, self.masks(embedded))
         s, _ = self.decoder(embedded, states)
         context, _ = attend(s.transpose(0, 1), encoded.source)
         a = self.combine(torch.cat([context.transpose(0, 1), s], dim=-1)).tanh()
