@@ -69,13 +69,13 @@ APPS = {
 }
 RECIPES = {
     "shakespeare": Recipe(
-        steps=2000,
+        steps=1500,
         batch=64,
         learning_rate=4e-3,
         weight_decay=0.05,
         clip=0.5,
         average=0.998,
-        validate_every=2000,
+        validate_every=1500,
         precision="medium",
     ),
     "wikitext2": Recipe(

@@ -116,17 +116,20 @@ def compare(
 ) -> tuple[Timing, Timing]:
     """Alternate the two for about so long, at least five runs each after two for warming up.
 
-    `pause`: seconds before each run, for threads of the other side that go on spinning for a while.
+    `pause`: seconds before each run, for threads of the other side that go on spinning for a while. After it comes a
+    run that is not measured, since one's own threads have gone to sleep meanwhile.
     """
     for _ in range(2):
         ours()
         rival()
-    pair = duration(ours) + duration(rival) + 2 * pause
+    pair = (2 if pause else 1) * (duration(ours) + duration(rival)) + 2 * pause
     runs = max(5, min(400, int(seconds / pair)))
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(runs):
         for work, found in zip((ours, rival), times, strict=True):
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
+                work()
             found.append(duration(work))
     return timing(times[0]), timing(times[1])
 

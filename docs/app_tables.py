@@ -22,7 +22,9 @@ def apps_summary() -> str:
     for classes in ("6 classes", "12 classes"):
         if classes in activity:
             rows.append(activity_line(classes, activity))
-    note = "One seed each. The activity rows' times are wall times on a core shared with other jobs."
+    rows += recommend_lines()
+    rows += language_lines()
+    note = "One seed each. Training times are wall times on cores shared with other jobs."
     return f"{markdown(rows)}\n\n{note}"
 
 
@@ -58,6 +60,82 @@ def activity_line(classes: str, found: dict[str, Any]) -> list[str]:
         published,
         seconds,
     ]
+
+
+def recommend_lines() -> list[list[str]]:
+    found = result("apps_recommend")
+    lines: list[list[str]] = []
+    for measure in ("HR@10", "NDCG@10"):
+        ours = found["test"]["scores"]["holdfast"][measure]
+        others = {
+            who: row for who, row in found["test"]["scores"].items() if "holdfast" not in who and "its" not in who
+        }
+        beside = ", ".join(f"{who} {row[measure]:.4f}" for who, row in others.items())
+        published = ", ".join(f"{who} {row[measure]:.4f}" for who, row in found["published"].items())
+        seconds = f"{found['test']['train_seconds']:.0f} s"
+        lines.append(["recommend, Amazon Beauty", measure, f"**{ours:.4f}**", beside, published, seconds])
+    return lines
+
+
+def language_lines() -> list[list[str]]:
+    """One line per task that was judged, and one with the cache."""
+    found = result("apps_language")
+    tasks = {
+        "shakespeare": ("language, tiny-shakespeare, characters", "nats per character", "nats_per_token", "nats", 3),
+        "wikitext2": ("language, WikiText-2, words", "perplexity", "perplexity", "perplexity", 1),
+    }
+    lines: list[list[str]] = []
+    for task, (name, words, measure, theirs, digits) in tasks.items():
+        if task not in found:
+            continue
+        scores, seconds = found[task]["scores"], f"{found[task]['train_seconds']:.0f} s"
+        beside = ", ".join(f"{who} {row[measure]:.{digits}f}" for who, row in scores.items() if "holdfast" not in who)
+        published = ", ".join(f"{who} {row[theirs]}" for who, row in found[task]["published"].items())
+        lines.append([name, words, f"**{scores['holdfast'][measure]:.{digits}f}**", beside, published, seconds])
+        if "holdfast with a cache" in scores:
+            cached = scores["holdfast with a cache"][measure]
+            published = ", ".join(f"{who} {row['with cache']}" for who, row in found[task]["published"].items())
+            lines.append(["the same with a cache", words, f"**{cached:.{digits}f}**", "", published, ""])
+    return lines
+
+
+def recommend_table() -> str:
+    """Amazon Beauty."""
+    found = result("apps_recommend")
+    test = {"scores": found["test"]["scores"], "published": found["published"]}
+    rows = [["", "HR@10", "NDCG@10", "MRR"]]
+    for who, row in [*test["scores"].items(), *((f"{who}, published", row) for who, row in test["published"].items())]:
+        cells = [f"{row[measure]:.4f}" if measure in row else "" for measure in ("HR@10", "NDCG@10", "MRR")]
+        rows.append([f"**{who}**" if who == "holdfast" else who, *cells])
+    size = f"{found['test']['weights']:,} weights, {found['test']['model_bytes'] / 1e6:.1f} MB"
+    share, seconds = found["test"]["share"], found["test"]["train_seconds"]
+    return f"{markdown(rows)}\n\nTrained in {seconds:.0f} s, {size}; the rules' share in the answer {share:.0%}."
+
+
+def language_tables() -> str:
+    """Every task that was judged."""
+    titles = {
+        "shakespeare": "tiny-shakespeare, characters, the last 10 %",
+        "wikitext2": "WikiText-2, words, the official test part",
+    }
+    parts: list[str] = []
+    for task, title in titles.items():
+        found = result("apps_language").get(task)
+        if found is None:
+            continue
+        rows = [["", "nats per token", "perplexity", "bits per character"]]
+        for who, row in found["scores"].items():
+            cells = [
+                f"{row[name]:.{digits}f}"
+                for name, digits in (("nats_per_token", 4), ("perplexity", 2), ("bits_per_character", 4))
+            ]
+            rows.append([f"**{who}**" if who.startswith("holdfast") else who, *cells])
+        for who, row in found["published"].items():
+            with_cache = f" ({row['with cache']} with a cache)" if "with cache" in row else ""
+            rows.append([f"{who}, published", str(row.get("nats", "")), f"{row.get('perplexity', '')}{with_cache}", ""])
+        cost = f"{found['weights']:,} weights, {found['steps']:,} steps in {found['train_seconds']:.0f} s"
+        parts.append(f"**{title}**\n\n{markdown(rows)}\n\n{cost} on {found['machine']['threads']} threads.")
+    return "\n\n".join(parts)
 
 
 def scored(found: dict[str, Any], columns: dict[str, str]) -> str:

@@ -16,24 +16,29 @@ def ratio_cell(found: list[float]) -> str:
     return f"**{mean:.2f}x**" + (f" ({min(found):.2f}–{max(found):.2f})" if len(found) > 1 else "")
 
 
-def chosen(case: str, begins: str) -> bool:
-    """Whether a row counts for a line of the summary. Medium precision is held against torch in float32 there."""
-    return case.startswith(begins) and not case.endswith("bfloat16")
+def chosen(case: str, begins: str, ends: str) -> bool:
+    """Whether a row counts for a line of the summary."""
+    return case.startswith(begins) and case.endswith(ends)
 
 
 def engine_summary() -> str:
     """One line per kind of work: the geometric mean, the worst case, the rival."""
     rows = [["float32 on a CPU, against `torch.nn.LSTM`", "1 thread", "2 threads"]]
     kinds = [
-        ("engine_training", "B", "training, six shapes"),
-        ("engine_ragged", "packed, 10-100 steps, training", "training, ragged: `PackedSequence` in and out"),
-        ("engine_ragged", "packing too, 10-100 steps, training", "the same, packing and unpacking included"),
-        ("engine_inference", "B", "inference, batches, long sequences and single steps"),
-        ("engine_medium", "training", "training, `medium` precision (bf16 products)"),
-        ("engine_variants", "", "training a variant, against the same cell as a PyTorch loop"),
+        ("engine_training", "B", "", "training, six shapes"),
+        ("engine_ragged", "packed, 10-100 steps, training", "", "training, ragged: `PackedSequence` in and out"),
+        ("engine_ragged", "packing too, 10-100 steps, training", "", "the same, packing and unpacking included"),
+        ("engine_inference", "B", "", "inference, batches, long sequences and single steps"),
+        ("engine_medium", "training", "torch float32", "training, `medium` precision (bf16 products)"),
+        ("engine_medium", "training", "bfloat16 module", "training in bfloat16, both sides"),
+        ("engine_variants", "", "", "training a variant, against the same cell as a PyTorch loop"),
+        ("engine_others", "training", "JAX", "training, against JAX (`lax.scan`, compiled)"),
+        ("engine_others", "inference", "JAX", "inference, against JAX"),
+        ("engine_others", "inference", "onnxruntime", "inference, against onnxruntime"),
     ]
-    for name, begins, words in kinds:
-        cells = [ratio_cell([r for case, r in ratios(result(name), n).items() if chosen(case, begins)]) for n in (1, 2)]
+    for name, begins, ends, words in kinds:
+        found = [ratios(result(name), n) for n in (1, 2)]
+        cells = [ratio_cell([r for case, r in each.items() if chosen(case, begins, ends)]) for each in found]
         rows.append([words, *cells])
     machine = result("engine_training")["machine"]
     note = (
@@ -59,6 +64,27 @@ def engine_table(name: str) -> str:
     )
     measured = found["machine"]["commit"]
     return f"{markdown(rows)}\n\nThe roof, measured in the same run: {roofs}. Measured at commit {measured}."
+
+
+def others_table() -> str:
+    """Every shape against the other engines."""
+    found = result("engine_others")
+    rows = [["case, against", "threads", "holdfast ms (iqr)", "its ms (iqr)", "ratio"]]
+    for row in found["rows"]:
+        ours, theirs = (f"{row[who]['median_ms']:.2f} ({row[who]['iqr_ms']:.2f})" for who in ("ours", "rival"))
+        rows.append([row["case"], str(row["threads"]), ours, theirs, f"{row['ratio']:.2f}"])
+    return f"{markdown(rows)}\n\n{measured_on(found)}"
+
+
+def instructions_table() -> str:
+    """Instructions of one call, by callgrind."""
+    found = result("engine_instructions")
+    counts: dict[str, int] = found["instructions"]
+    isas = list(dict.fromkeys(name.split(" ", 1)[0] for name in counts))
+    rows = [["one call", *isas]]
+    for case in dict.fromkeys(name.split(" ", 1)[1] for name in counts):
+        rows.append([case, *(f"{counts[f'{isa} {case}']:,}" for isa in isas)])
+    return f"{markdown(rows)}\n\nCompiled by {found['compiler']}, commit {found['commit']}."
 
 
 def stream_table() -> str:

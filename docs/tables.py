@@ -8,12 +8,14 @@ import re
 import sys
 from collections.abc import Callable
 
-from app_tables import activity_tables, apps_summary, forecast_tables
+from app_tables import activity_tables, apps_summary, forecast_tables, language_tables, recommend_table
 from engine_tables import (
     engine_summary,
     engine_table,
+    instructions_table,
     medium_errors,
     medium_table,
+    others_table,
     recompute_table,
     stream_accuracy,
     stream_others_table,
@@ -33,6 +35,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "apps": apps_summary,
     "forecast": forecast_tables,
     "activity": activity_tables,
+    "language": language_tables,
+    "recommend": recommend_table,
     "translate": translate_tables,
     "long memory": long_memory_table,
     "engine training": lambda: engine_table("engine_training"),
@@ -42,6 +46,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine medium": medium_table,
     "engine medium errors": medium_errors,
     "engine recompute": recompute_table,
+    "engine others": others_table,
+    "engine instructions": instructions_table,
     "losses": losses_table,
     "stream one": stream_table,
     "stream others": stream_others_table,

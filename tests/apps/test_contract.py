@@ -205,6 +205,7 @@ def test_flags_do_not_collide(contract: Contract) -> None:
         "out",
         "valid",
         "resume",
+        "start",
         "force",
         "json",
         "verbose",

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from holdfast.apps.recommend import Recommender
-from holdfast.parts.errors import DataError
+from holdfast.parts.errors import DataError, SettingError
 from holdfast.parts.events import judging
 from holdfast.parts.events.catalogue import FADING, Catalogue, catalogue_of
 from holdfast.parts.events.history import History, split_by_time, split_last
@@ -100,7 +100,7 @@ def test_validation_counts_the_held_events_alone() -> None:
     codec = catalogue_of(shoppers(50))
     one = dataclasses.replace(shoppers(1)[0], held=2)
     (batch,) = SMALL.batches(codec, SMALL.encode(codec, [one]), 4, None)
-    assert batch.targets[0].tolist() == [0] * (len(one) - 3) + codec.numbered(one.items[-2:]).tolist()
+    assert batch.targets[0].tolist() == [-1] * (len(one) - 3) + codec.numbered(one.items[-2:]).tolist()
 
 
 # --- counting ---
@@ -112,9 +112,41 @@ def test_rules_add_up_what_follows_within_reach() -> None:
     assert codec.counts[[a, b, c]].tolist() == [2, 2, 1]
     assert codec.chain.link(a, b) == 2 and codec.chain.link(b, c) == 1 and codec.chain.link(a, c) == 0
     total = 2 + FADING
-    assert codec.rules.link(a, b) == pytest.approx(2 / total**0.5)
-    assert codec.rules.link(a, c) == pytest.approx(FADING / total**0.5)
+    assert codec.rule(a, b) == pytest.approx(2 / total**0.5)
+    assert codec.rule(a, c) == pytest.approx(FADING / total**0.5)
     assert codec.rules.link(b, a) == 0  # nothing runs backwards, nor from user to user
+
+
+def test_two_catalogues_together_know_what_one_of_all_events_knows() -> None:
+    one, other = shoppers(30), [*shoppers(30, seed=9), History("x", ("anchor", "tent", "anchor"))]
+    whole, grown = catalogue_of([*one, *other]), catalogue_of(one).grown(catalogue_of(other))
+    assert (
+        set(grown.items) == set(whole.items) and grown.items[: len(catalogue_of(one).items)] == catalogue_of(one).items
+    )
+    for item in whole.items:
+        assert grown.counts[grown.numbers[item]] == whole.counts[whole.numbers[item]]
+        for follower in whole.items:
+            for name in ("rule", "link"):
+                a, b = (
+                    (codec.rule if name == "rule" else codec.chain.link)(codec.numbers[item], codec.numbers[follower])
+                    for codec in (grown, whole)
+                )
+                assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_a_model_goes_on_with_new_items_and_keeps_the_old() -> None:
+    fresh = [History(f"n{n}", ("tent", "anchor", "rope", "buoy", "lantern")) for n in range(40)]
+    grown = SMALL.fit(fresh, recipe=dataclasses.replace(QUICK, steps=60), start=model())
+    assert grown.codec.items[: len(model().codec.items)] == model().codec.items
+    assert {"anchor", "rope", "buoy"} < set(grown.codec.items)
+    (sailor, camper) = grown.predict([History("a", ("tent", "anchor")), History("b", ("canvas", "brush"))])
+    assert sailor.items[0] == "rope"
+    assert set(camper.items[:4]) & {"paint", "easel", "palette", "apron"}  # what was learned before is still known
+
+
+def test_one_goes_on_from_the_same_settings_only() -> None:
+    with pytest.raises(SettingError, match="hidden is 16 in the model to start from, not 17"):
+        dataclasses.replace(SMALL, hidden=17).fit(shoppers(20), recipe=QUICK, start=model())
 
 
 def test_the_markov_chain_is_a_frequency() -> None:

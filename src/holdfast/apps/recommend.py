@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("holdfast")
 
+UNCOUNTED = -1  # in place of a target
+
 
 class Numbered(NamedTuple):
     """One history as numbers."""
@@ -41,7 +43,7 @@ class Steps(NamedTuple):
     """A batch."""
 
     items: Tensor  # [batch, time] int64, 0 past a row's end
-    targets: Tensor  # [batch, time] int64: the item that came next, 0 where it does not count
+    targets: Tensor  # [batch, time] int64: the item that came next, UNCOUNTED where it does not count
 
 
 @final
@@ -67,7 +69,7 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
     task: ClassVar[str] = "recommend"
     summary: ClassVar[str] = "events of users in, ranked next items out, for new users too"
     recipe: ClassVar[Recipe] = Recipe(
-        steps=2500, batch=256, learning_rate=3e-3, weight_decay=0.1, validate_every=250, average=0.0
+        steps=1200, batch=256, learning_rate=3e-3, weight_decay=0.1, validate_every=200, average=0.99
     )
     codec_type: ClassVar[type] = Catalogue
 
@@ -105,6 +107,14 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
             raise DataError("no user has two events", hint="is --user-column the right one?")
         return codec
 
+    def grow(self, before: Catalogue, fresh: Catalogue) -> Catalogue:
+        """All items of both; what follows what is added up."""
+        return before.grown(fresh)
+
+    def named_rows(self, codec: Catalogue) -> dict[str, Sequence[str]]:
+        names = ("", *codec.items)  # item 0 was never met
+        return {"embedding.weight": names, "bias": names}
+
     # --- learning -----------------------------------------------------------------------------------------------------
 
     def network(self, codec: Catalogue) -> nn.Module:
@@ -141,18 +151,17 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
             held = torch.tensor([one.held or len(one.items) for one in batch])
             place = torch.arange(targets.shape[1])
             counted = place >= (lengths - held).unsqueeze(1)
-            yield Steps(items, torch.where(counted, targets, 0))
+            counted &= place < lengths.unsqueeze(1)
+            yield Steps(items, torch.where(counted, targets, UNCOUNTED))
 
     def loss(self, net: nn.Module, batch: Steps, state: Any = None) -> Loss:
         assert isinstance(net, NextItem)
         vectors, _ = net(batch.items)
+        if not net.training:  # an item that was never met stands behind all others
+            counted = batch.targets != UNCOUNTED
+            return Loss(net.log_places(vectors[counted], batch.targets[counted]).sum(), int(counted.sum()))
         counted = batch.targets > 0
-        count = int(counted.sum())
-        if count == 0:  # nothing but items that were never met
-            return Loss(vectors.sum() * 0, 0)
-        if not net.training:
-            return Loss(net.log_places(vectors[counted], batch.targets[counted]).sum(), count)
-        return Loss(net.loss(vectors[counted], batch.targets[counted]), count)
+        return Loss(net.loss(vectors[counted], batch.targets[counted]), int(counted.sum()))
 
     def calibrate(self, net: nn.Module, codec: Catalogue, examples: Sequence[History]) -> Catalogue:
         """The temperature of least log loss, then the share of the rules that gives the best NDCG."""

@@ -117,6 +117,14 @@ class Application(ABC, Generic[Example, Codec, Encoded, Batch, Output, Piece]):
     def prepare(self, examples: Sequence[Example]) -> Codec:
         """Facts found in the training examples: vocabulary, labels, scales."""
 
+    def grow(self, before: Codec, fresh: Codec) -> Codec:
+        """The facts with which a trained model goes on to learn: those of before, and what new examples may add."""
+        return before
+
+    def named_rows(self, codec: Codec) -> Mapping[str, Sequence[str]]:
+        """Parameters whose rows stand for things with names, where grow() may add some."""
+        return {}
+
     # --- learning -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -180,15 +188,21 @@ class Application(ABC, Generic[Example, Codec, Encoded, Batch, Output, Piece]):
 
     @final
     def fit(
-        self, data: Source, valid: Source | None = None, recipe: Recipe | None = None
+        self,
+        data: Source,
+        valid: Source | None = None,
+        recipe: Recipe | None = None,
+        *,
+        start: "Model[Example, Codec, Encoded, Batch, Output, Piece] | None" = None,
     ) -> "Model[Example, Codec, Encoded, Batch, Output, Piece]":
         """Train on data (a path, a frame or examples) and return the best model seen on validation.
 
-        Without ``valid`` a part of data is held out by split().
+        Without ``valid`` a part of data is held out by split(). ``start`` is a trained model of the same settings: its
+        weights and what it knows of its data are where this training begins.
         """
         from .run import train
 
-        return train(self, data, valid, recipe)
+        return train(self, data, valid, recipe, start)
 
     @final
     def examples(self, source: Source) -> list[Example]:

@@ -1,7 +1,7 @@
 """What the loop does to weights: the optimiser, the learning rate, the moving average."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -42,7 +42,7 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
 
 
 @contextmanager
-def precision(wanted: str) -> Iterator[None]:
+def precision(wanted: str) -> Generator[None]:
     """Products in torch's precision of that name, for as long as it lasts."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(wanted)

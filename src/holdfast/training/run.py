@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ..parts import settings
-from ..parts.errors import DataError, HoldfastError
+from ..parts.errors import DataError, HoldfastError, SettingError
 from . import optim
 from .application import Application, Recipe, Source
+from .inherit import inherit
 from .model import Card, Model, versions
 
 log = logging.getLogger("holdfast")
@@ -52,6 +53,7 @@ class Run:
         train: Sequence[Any],
         valid: Sequence[Any],
         recipe: Recipe | None = None,
+        begin: Model[Any, Any, Any, Any, Any, Any] | None = None,
     ) -> None:
         if not train:
             raise DataError("there is nothing to learn from: no training examples")
@@ -59,12 +61,19 @@ class Run:
         self.recipe = recipe or application.recipe
         self.source = f"{len(train)} examples"
         self.codec = application.prepare(train)
+        if begin is not None:
+            self.codec = application.grow(begin.codec, self.codec)
         self.encoded = application.encode(self.codec, train)
         self.encoded_valid = application.encode(self.codec, valid) if valid else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
             self.net = application.network(self.codec)
             self.dice = torch.get_rng_state()
+        if begin is not None:
+            rows, rows_before = application.named_rows(self.codec), application.named_rows(begin.codec)
+            inherit(self.net, rows, begin.net, rows_before)
+            if self.codec is begin.codec:  # otherwise buffers hold what was found in the data anew
+                self.net.load_state_dict(dict(begin.net.named_buffers()), strict=False)
         self.optimiser = optim.optimiser(self.net, self.recipe)
         self.average = optim.Average(self.net, self.recipe.average) if self.recipe.average > 0 else None
         self.best: dict[str, Tensor] = optim.snapshot(self.net)
@@ -219,18 +228,40 @@ def detached(state: Any) -> Any:
 
 
 def start(
-    application: Application[Any, Any, Any, Any, Any, Any], data: Source, valid: Source | None, recipe: Recipe | None
+    application: Application[Any, Any, Any, Any, Any, Any],
+    data: Source,
+    valid: Source | None,
+    recipe: Recipe | None,
+    begin: Model[Any, Any, Any, Any, Any, Any] | None = None,
 ) -> Run:
-    """A run that has not begun. Without ``valid`` the application holds a part of the data out."""
+    """A run that has not begun. Without ``valid`` the application holds a part of the data out.
+
+    ``begin`` is a trained model from which it goes on. Raises SettingError where that has another task or settings.
+    """
+    check_beginning(application, begin)
     recipe = recipe or application.recipe
     examples = application.examples(data)
     if valid is None:
         rng = np.random.default_rng(recipe.seed)
-        run = Run(application, *application.split(examples, rng), recipe)
+        run = Run(application, *application.split(examples, rng), recipe, begin)
     else:
-        run = Run(application, examples, application.examples(valid), recipe)
+        run = Run(application, examples, application.examples(valid), recipe, begin)
     run.source = name_of(data) or run.source
     return run
+
+
+def check_beginning(application: Application[Any, Any, Any, Any, Any, Any], begin: Any) -> None:
+    """Raise SettingError where a model is not one that this application could go on with."""
+    if begin is None:
+        return
+    if type(begin.application) is not type(application):
+        raise SettingError(f"the model to start from is one of {begin.application.task}, not of {application.task}")
+    for field in fields(application):
+        mine, its = getattr(application, field.name), getattr(begin.application, field.name)
+        if mine != its and not field.metadata.get("use"):
+            raise SettingError(
+                f"{field.name} is {its!r} in the model to start from, not {mine!r}", hint="leave the setting as it was"
+            )
 
 
 def name_of(data: Source) -> str:
@@ -240,10 +271,14 @@ def name_of(data: Source) -> str:
 
 
 def train(
-    application: Application[Any, Any, Any, Any, Any, Any], data: Source, valid: Source | None, recipe: Recipe | None
+    application: Application[Any, Any, Any, Any, Any, Any],
+    data: Source,
+    valid: Source | None,
+    recipe: Recipe | None,
+    begin: Model[Any, Any, Any, Any, Any, Any] | None = None,
 ) -> Model[Any, Any, Any, Any, Any, Any]:
     """From data to a calibrated model; what is said on the way goes to the log "holdfast"."""
-    run = start(application, data, valid, recipe)
+    run = start(application, data, valid, recipe, begin)
     for report in run:
         if report.valid is not None:
             log.info("step %d: loss %.5g, validation %.5g", report.step, report.loss, report.valid)

@@ -53,7 +53,7 @@ def build(tokens: Sequence[str], config: Path | None) -> App:
         if tokens[:2] == ["train", task]:
             from .train import command
 
-            train.command(command(task), name=task, help=summary)
+            train.command(command(task, tokens), name=task, help=summary)
         else:
             train.command(App(name=task, help=summary))
     app.command(train)

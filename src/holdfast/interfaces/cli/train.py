@@ -2,18 +2,19 @@
 
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ...apps import application
+from ...apps import application, load
 from ...parts.errors import HoldfastError, SettingError
 from ...training import checkpoint
 from ...training.application import Recipe
-from ...training.run import Run, start
+from ...training.run import Run
+from ...training.run import start as started
 from . import output
 from .flags import MODEL_FLAGS, RECIPE_FLAGS, parameters, with_flags
 
@@ -27,9 +28,10 @@ class InterruptedTrainingError(HoldfastError):
         self.exit_code = 128 + number
 
 
-def command(task: str) -> Callable[..., int]:
-    """The command for one task: its settings and its recipe are the flags."""
+def command(task: str, words: Sequence[str] = ()) -> Callable[..., int]:
+    """The command for one task: its settings and its recipe are the flags; those of a model to start from, if named."""
     kind = application(task)
+    begin = beginning(words)
 
     def train(
         data: Annotated[list[Path], Parameter(help="files or folders to learn from")],
@@ -37,6 +39,7 @@ def command(task: str) -> Callable[..., int]:
         *,
         out: Annotated[Path, Parameter(name=["--out", "-o"], help="the model file to write")],
         valid: Annotated[Path | None, Parameter(help="validation data; otherwise a part is held out")] = None,
+        start: Annotated[Path | None, Parameter(help="a trained model to go on from, with its settings")] = None,
         resume: Annotated[bool, Parameter(help="go on with the interrupted training of this model file")] = False,
         checkpoint_every: Annotated[float, Parameter(help="seconds between two checkpoints")] = 30.0,
         force: Annotated[bool, Parameter(help="overwrite the model file")] = False,
@@ -52,7 +55,8 @@ def command(task: str) -> Callable[..., int]:
         saved = out.with_name(out.name + ".run")
         if resume and not saved.exists():
             raise SettingError(f"there is nothing to go on with: {saved} does not exist", hint="train without --resume")
-        run = start(app, data[0] if len(data) == 1 else data, valid, recipe)
+        source = data[0] if len(data) == 1 else data
+        run = started(app, source, valid, recipe, None if start is None else load(start))
         if resume:
             checkpoint.resume(run, saved)
             output.errors.print(f"going on from step {run.step} of {saved}")
@@ -66,7 +70,18 @@ def command(task: str) -> Callable[..., int]:
         return 0
 
     recipe_flags = parameters(Recipe, RECIPE_FLAGS, kind.recipe)
-    return with_flags(train, [*parameters(kind, MODEL_FLAGS), *recipe_flags])
+    return with_flags(train, [*parameters(kind, MODEL_FLAGS, begin), *recipe_flags])
+
+
+def beginning(words: Sequence[str]) -> Any:
+    """The application of the model file that stands behind --start; None where there is none, or no model."""
+    places = [place for place, word in enumerate(words[:-1]) if word == "--start"]
+    named = [word.removeprefix("--start=") for word in words if word.startswith("--start=")]
+    paths = [Path(word) for word in (*(words[place + 1] for place in places), *named)]
+    try:
+        return load(paths[0]).application if paths else None
+    except HoldfastError:
+        return None  # the command itself will say what is wrong with it
 
 
 def follow(run: Run, saved: Path, every: float) -> None:

@@ -110,7 +110,7 @@ class Answering:
         last = past[past > 0][::-1][:LOOKED_BACK]
         if not last.size:
             return ""
-        links = np.array([self.codec.rules.link(int(one), item) / back for back, one in enumerate(last, start=1)])
+        links = np.array([self.codec.rule(int(one), item) / back for back, one in enumerate(last, start=1)])
         if links.max() == 0:
             rows = torch.nn.functional.normalize(self.net.embedding.weight[np.append(last, item)], dim=1)
             links = (rows[:-1] @ rows[-1]).detach().numpy()

@@ -45,10 +45,25 @@ class Catalogue:
 
     items: tuple[str, ...]
     counts: np.ndarray  # [items + 1] int64, that of 0 is 0
-    rules: Followers  # within REACH events, weighed
+    rules: Followers  # within REACH events, counted, what is further counting less
     chain: Followers  # what came next, counted: the Markov chain, which is a baseline only
     temperature: float = 1.0  # by which the network's logits are divided; like share found on the validation histories
     share: float = 0.0  # of the rules in the answer
+
+    def grown(self, other: "Catalogue") -> "Catalogue":
+        """What both know together, counts and followers added up. Items keep their numbers; new ones come behind."""
+        numbers = self.numbers
+        items = (*self.items, *(item for item in other.items if item not in numbers))
+        place = {item: number for number, item in enumerate(items, start=1)}
+        moved = np.array([0, *(place[item] for item in other.items)], dtype=np.int64)
+        counts = np.zeros(len(items) + 1, dtype=np.int64)
+        counts[: len(self.counts)] = self.counts
+        counts[moved] += other.counts
+        rules, chain = (
+            together(own, theirs, moved, len(items))
+            for own, theirs in ((self.rules, other.rules), (self.chain, other.chain))
+        )
+        return Catalogue(items, counts, rules, chain)
 
     @functools.cached_property
     def numbers(self) -> dict[str, int]:
@@ -57,6 +72,20 @@ class Catalogue:
     def numbered(self, items: Sequence[str]) -> np.ndarray:
         """[events] int64."""
         return np.array([self.numbers.get(item, 0) for item in items], dtype=np.int64)
+
+    @functools.cached_property
+    def trust(self) -> np.ndarray:
+        """By what an item's rules are multiplied, [items + 1]: one over the square root of their sum.
+
+        Between a count, which favours what is frequent, and a probability, which trusts what came once.
+        """
+        owners = np.repeat(np.arange(len(self.counts)), np.diff(self.rules.starts))
+        sums = np.bincount(owners, self.rules.weights, minlength=len(self.counts))
+        return (1 / np.sqrt(np.maximum(sums, 1e-30))).astype(np.float32)
+
+    def rule(self, item: int, follower: int) -> float:
+        """How strongly an item speaks for another one."""
+        return self.rules.link(item, follower) * float(self.trust[item])
 
     @property
     def popularity(self) -> np.ndarray:
@@ -72,7 +101,7 @@ class Catalogue:
         for row, past in zip(found, pasts, strict=True):
             for back, item in enumerate(past[::-1][:looked_back].tolist(), start=1):
                 items, weights = self.rules.after(item)
-                row[items] += weights / back
+                row[items] += weights * self.trust[item] / back
         return found / np.maximum(found.sum(axis=1, keepdims=True), 1e-30)
 
     def by_chain(self, pasts: Sequence[np.ndarray]) -> np.ndarray:
@@ -94,12 +123,27 @@ def catalogue_of(histories: Sequence[History]) -> Catalogue:
     owners = np.repeat(np.arange(len(histories)), [len(one) for one in histories])
     items, count = number[flat], len(names)
     rules, chain = (followers_of(items, owners, count, reach) for reach in (REACH, 1))
-    sums = np.bincount(np.repeat(np.arange(count + 1), np.diff(rules.starts)), rules.weights, minlength=count + 1)
-    # Over the square root of their sum: between a count, which favours what is frequent, and a probability, which
-    # trusts what came once.
-    weights = rules.weights / np.sqrt(np.repeat(sums, np.diff(rules.starts)))
-    rules = Followers(rules.starts, rules.items, weights.astype(np.float32))
     return Catalogue(tuple(names[order].tolist()), np.concatenate([[0], counts[order]]), rules, chain)
+
+
+def together(own: Followers, other: Followers, moved: np.ndarray, count: int) -> Followers:
+    """Two sets of followers added up; the items of the other one have new numbers, moved [its items + 1]."""
+    width = count + 1
+    first = [np.repeat(np.arange(len(one.starts) - 1), np.diff(one.starts)) for one in (own, other)]
+    codes = np.concatenate([first[0] * width + own.items, moved[first[1]] * width + moved[other.items]])
+    pairs, place = np.unique(codes, return_inverse=True)
+    weights = np.bincount(place, np.concatenate([own.weights, other.weights]), minlength=len(pairs))
+    return strongest(pairs, weights, count)
+
+
+def strongest(pairs: np.ndarray, weights: np.ndarray, count: int) -> Followers:
+    """Pairs of items, before * (count + 1) + after, rising, as followers: MOST_FOLLOWERS of each at most."""
+    before, after = pairs // (count + 1), pairs % (count + 1)
+    order = np.lexsort((-weights, before))
+    rank = np.arange(len(order)) - np.searchsorted(before[order], before[order])
+    kept = np.sort(order[rank < MOST_FOLLOWERS])
+    starts = np.searchsorted(before[kept], np.arange(count + 2))
+    return Followers(starts.astype(np.int64), after[kept].astype(np.int32), weights[kept].astype(np.float32))
 
 
 def followers_of(items: np.ndarray, owners: np.ndarray, count: int, reach: int) -> Followers:
@@ -114,9 +158,4 @@ def followers_of(items: np.ndarray, owners: np.ndarray, count: int, reach: int) 
         pairs, place = np.unique(np.concatenate([pairs, found]), return_inverse=True)
         fresh = np.full(len(found), FADING ** (distance - 1))
         weights = np.bincount(place, np.concatenate([weights, fresh]), minlength=len(pairs))
-    before, after = pairs // (count + 1), pairs % (count + 1)
-    strongest = np.lexsort((-weights, before))
-    rank = np.arange(len(strongest)) - np.searchsorted(before[strongest], before[strongest])
-    kept = np.sort(strongest[rank < MOST_FOLLOWERS])
-    starts = np.searchsorted(before[kept], np.arange(count + 2))
-    return Followers(starts.astype(np.int64), after[kept].astype(np.int32), weights[kept].astype(np.float32))
+    return strongest(pairs, weights, count)

@@ -110,8 +110,8 @@ class NextItem(nn.Module):
         for first in range(0, len(targets), step):
             logits = self.logits(vectors[first : first + step])
             own = logits.gather(1, targets[first : first + step].unsqueeze(1))
-            places.append((logits > own).sum(1))
-        return (torch.cat(places) + 1).log()
+            places.append((logits >= own).sum(1))
+        return torch.cat(places).log()
 
 
 def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
