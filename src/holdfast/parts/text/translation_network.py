@@ -101,8 +101,8 @@ class TranslationNetwork(nn.Module):
         values = memory.transpose(0, 1).contiguous()  # [batch, time, 2 * half]
         ends = torch.cat([states[-2].h, states[-1].h], dim=-1)  # of both directions of the last layer
         first = self.bridge(ends).tanh().unflatten(1, (2, self.sizes.decoder_layers, self.sizes.hidden))
-        # A step of Adam moves every weight alike, and a score by a sum over all of them: without a scale (Vaswani et al.,
-        # 2017, 3.2.1) a few steps make attention all or nothing, from where no gradient leads back.
+        # A step of Adam moves every weight alike, and a score by a sum over all of them: without a scale (Vaswani et
+        # al., 2017, 3.2.1) a few steps make attention all or nothing, from where no gradient leads back.
         keys = self.keys(values) * self.sizes.hidden**-0.5
         source = Source(keys, values, outside_of(lengths, len(tokens)))
         h, c = first.permute(1, 2, 0, 3).contiguous()  # [2, decoder layers, batch, hidden]
