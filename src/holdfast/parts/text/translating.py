@@ -13,6 +13,7 @@ import torch
 from holdfast.engine.decoder import DecoderStep
 from holdfast.engine.stream import Precision
 
+from ..errors import ResourceError
 from .beam import Begin, Found, Search, search_all
 from .tokens import Vocabulary
 from .translation_network import TranslationNetwork
@@ -128,7 +129,10 @@ class Translating:
     def stepper(self, slots: int) -> DecoderStep:
         """The decoder, with room for so many hypotheses."""
         if self.step is None or self.step.slots < slots:
-            self.step = self.net.step(slots, self.precision)
+            try:
+                self.step = self.net.step(slots, self.precision)
+            except RuntimeError as error:
+                raise ResourceError(f"a decoder cannot be made here: {error}", hint="see holdfast doctor") from None
         return self.step
 
     def answer(self, text: str, line: Line, ways: Sequence[Found]) -> Translation:
