@@ -26,6 +26,7 @@ from engine_tables import (
 from memory_tables import long_memory_table
 from softmax_tables import losses_table
 from table_parts import ROOT
+from translate_tables import translate_tables
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 
@@ -36,6 +37,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "activity": activity_tables,
     "language": language_tables,
     "recommend": recommend_table,
+    "translate": translate_tables,
     "long memory": long_memory_table,
     "engine training": lambda: engine_table("engine_training"),
     "engine inference": lambda: engine_table("engine_inference"),

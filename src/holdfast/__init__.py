@@ -37,6 +37,7 @@ _HOMES = {
     "ActivityRecognizer": "apps.activity",
     "LanguageModel": "apps.language",
     "Recommender": "apps.recommend",
+    "Translator": "apps.translate",
     "load": "apps",
 }
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  the table above is the list
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .apps.forecast import Forecaster as Forecaster
     from .apps.language import LanguageModel as LanguageModel
     from .apps.recommend import Recommender as Recommender
+    from .apps.translate import Translator as Translator
     from .engine import LSTM as LSTM
     from .engine import Cell as Cell
     from .engine import Connection as Connection

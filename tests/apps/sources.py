@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.apps import application
+from holdfast.parts.text import made_up_pairs
 from holdfast.parts.text.made_up import story
 from holdfast.training.application import Application, Recipe
 
@@ -86,6 +87,16 @@ def write_events(folder: Path, seed: int) -> Path:
     return path
 
 
+def write_pairs(folder: Path, seed: int) -> Path:
+    """Two hundred sentences of a made-up language, and some lines to be passed through."""
+    dice = np.random.default_rng(seed)
+    pairs = [made_up_pairs.sentence(dice) for _ in range(200)]
+    lines = ["source\ttarget", *("\t".join(pair) for pair in pairs[:7]), "\t", *("\t".join(pair) for pair in pairs[7:])]
+    path = folder / "pairs.tsv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
 QUICK = Recipe(steps=30, batch=16, learning_rate=5e-3, validate_every=10)
 CONTRACTS = [
     Contract(
@@ -100,5 +111,13 @@ CONTRACTS = [
         "forecast", {"hidden": 9, "members": 1, "horizon": 5, "context": 24}, replace(QUICK, steps=90), 5, write_series
     ),
     Contract("recommend", {"hidden": 16, "width": 16, "dropout": 0.1}, replace(QUICK, steps=120), 120, write_events),
+    Contract(
+        "translate",
+        {"vocabulary": 300, "width": 16, "hidden": 16, "dropout": 0.1, "max_length_ratio": 1.0, "beam": 2},
+        replace(QUICK, steps=60),
+        120,
+        write_pairs,
+        reads_text=True,
+    ),
     Contract("activity", {"hidden": 7, "filters": 9}, QUICK, 4, write_recording),
 ]

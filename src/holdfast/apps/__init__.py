@@ -18,6 +18,11 @@ APPLICATIONS: dict[str, tuple[str, str, str]] = {
     "language": ("language", "LanguageModel", "text in, its continuation, perplexity and surprise per token out"),
     "forecast": ("forecast", "Forecaster", "series in, quantiles of their future out"),
     "recommend": ("recommend", "Recommender", "events of users in, ranked next items out, for new users too"),
+    "translate": (
+        "translate",
+        "Translator",
+        "lines in one language in, lines in another out, with n-best and alignment",
+    ),
     "activity": (
         "activity",
         "ActivityRecognizer",
@@ -31,6 +36,7 @@ EXTRAS = {
     "pyarrow": "data",
     "matplotlib": "plots",
     "tokenizers": "text",
+    "sacrebleu": "text",
 }  # package -> what brings it
 
 
