@@ -131,7 +131,7 @@ def learn_subwords(texts: list[str], largest: int) -> Vocabulary:
         show_progress=False,
     )
     model.train_from_iterator(texts, trainer)
-    saved = np.frombuffer(model.to_str().encode(), dtype=np.uint8)
+    saved = np.frombuffer(model.to_str().encode(), dtype=np.uint8).copy()  # torch wants to be able to write
     numbers: dict[str, int] = model.get_vocab()
     counts = np.bincount([i for text in texts for i in model.encode(text).ids], minlength=len(numbers))
     if not counts.sum():
