@@ -49,9 +49,7 @@ def command(task: str, words: Sequence[str] = ()) -> Callable[..., int]:
     ) -> int:
         output.listen(verbose)
         output.refuse_overwriting(out, force or resume)
-        recipe_names = Recipe.__dataclass_fields__
-        recipe = Recipe(**{name: value for name, value in flags.items() if name in recipe_names})
-        app = kind(**{name: value for name, value in flags.items() if name not in recipe_names})
+        app, recipe = told_apart(kind, flags)
         saved = out.with_name(out.name + ".run")
         if resume and not saved.exists():
             raise SettingError(f"there is nothing to go on with: {saved} does not exist", hint="train without --resume")
@@ -71,6 +69,13 @@ def command(task: str, words: Sequence[str] = ()) -> Callable[..., int]:
 
     recipe_flags = parameters(Recipe, RECIPE_FLAGS, kind.recipe)
     return with_flags(train, [*parameters(kind, MODEL_FLAGS, begin), *recipe_flags])
+
+
+def told_apart(kind: Any, flags: dict[str, Any]) -> tuple[Any, Recipe]:
+    """The application with its settings, and the recipe, from the flags of both."""
+    names = Recipe.__dataclass_fields__
+    recipe = Recipe(**{name: value for name, value in flags.items() if name in names})
+    return kind(**{name: value for name, value in flags.items() if name not in names}), recipe
 
 
 def beginning(words: Sequence[str]) -> Any:
