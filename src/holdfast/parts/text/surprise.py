@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast.engine import State
+from holdfast.engine import State, Streams, library
 
 from .language_network import LanguageNetwork, States
 
@@ -66,6 +66,7 @@ class Reader:
         self.net = copy.deepcopy(net).eval() if rate else net
         self.trained = {name: p.detach().clone() for name, p in self.net.named_parameters()} if rate else {}
         self.start = start
+        self.streams: Streams | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -97,14 +98,28 @@ class Reader:
     def expect(self) -> Tensor:
         """Log probabilities of the next token, [tokens]."""
         if self.ahead is None:
-            h, states = self.net(torch.tensor([[self.last]]), self.states)
-            h = h.squeeze(1)
+            h, states = self.step()
             self.ahead = Ahead(h, states, self.net.log_probabilities(h).squeeze(0))
         if not (self.cache.size and len(self.h)):
             return self.ahead.log_p
         weights = (self.cache.flatness * self.h @ self.ahead.h.squeeze(0)).softmax(0)
         cached = torch.zeros_like(self.ahead.log_p).index_add_(0, self.followed, weights)
         return ((1 - self.cache.share) * self.ahead.log_p.exp() + self.cache.share * cached).log()
+
+    def step(self) -> tuple[Tensor, States]:
+        """h [1, width] of the last token and the states after it: the same bits as `read` has, sooner."""
+        if not library.available():
+            h, states = self.net(torch.tensor([[self.last]]), self.states)
+            return h.squeeze(1), states
+        if self.streams is None:
+            self.streams = Streams(self.net.stack)  # packs the weights, once
+        own = self.streams.states()
+        assert isinstance(own, list)
+        for layer, (h, c) in enumerate(own):
+            h.copy_(0 * h if self.states is None else self.states[layer].h)
+            c.copy_(0 * c if self.states is None else self.states[layer].c)
+        h = self.streams.step(self.net.embedding.weight[self.last]).unsqueeze(0).clone()
+        return h, tuple(State(h.clone(), c.clone()) for h, c in own)
 
     def follow(self, token: int) -> None:
         """Go on with a token of one's choice."""
@@ -139,3 +154,4 @@ class Reader:
             for (name, p), g in zip(parameters.items(), gradients, strict=True):
                 p.add_(g, alpha=-self.rate / max(1.0, float(norm)))
                 p.lerp_(self.trained[name], 0.002)
+        self.streams = None  # its weights are the old ones
