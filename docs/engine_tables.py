@@ -38,8 +38,8 @@ def engine_summary() -> str:
     ]
     for name, begins, ends, words in kinds:
         found = [ratios(result(name), n) for n in (1, 2)]
-        cells = [ratio_cell([r for case, r in each.items() if chosen(case, begins, ends)]) for each in found]
-        rows.append([words, *cells])
+        each = [[r for case, r in one.items() if chosen(case, begins, ends)] for one in found]
+        rows.append([words, *(ratio_cell(own) if own else "not measured" for own in each)])
     machine = result("engine_training")["machine"]
     note = (
         f"Ratio of median times, geometric mean (range over shapes), interleaved runs, torch {machine['torch']}, "
