@@ -41,10 +41,11 @@ def engine_summary() -> str:
         each = [[r for case, r in one.items() if chosen(case, begins, ends)] for one in found]
         rows.append([words, *(ratio_cell(own) if own else "not measured" for own in each)])
     machine = result("engine_training")["machine"]
+    dates = sorted({result(name)["machine"]["date"][:10] for name, *_ in kinds})
     note = (
         f"Ratio of median times, geometric mean (range over shapes), interleaved runs, torch {machine['torch']}, "
         f"{machine['cpu']} (family/model {machine['family_model']}), {machine['instruction_set']}, "
-        f"{machine['date'][:10]}. torch's ragged times scatter widely from run to run, and the ratio with them: the "
+        f"{' and '.join(dates)}. torch's ragged times scatter widely from run to run, and the ratio with them: the "
         "guide has the interquartile ranges."
     )
     return f"{markdown(rows)}\n\n{note}"
