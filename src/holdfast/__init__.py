@@ -38,6 +38,7 @@ _HOMES = {
     "LanguageModel": "apps.language",
     "Recommender": "apps.recommend",
     "Translator": "apps.translate",
+    "Chatbot": "apps.chat",
     "load": "apps",
 }
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  the table above is the list
@@ -45,6 +46,7 @@ __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll
 if TYPE_CHECKING:
     from .apps import load as load
     from .apps.activity import ActivityRecognizer as ActivityRecognizer
+    from .apps.chat import Chatbot as Chatbot
     from .apps.forecast import Forecaster as Forecaster
     from .apps.language import LanguageModel as LanguageModel
     from .apps.recommend import Recommender as Recommender

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.apps import application
-from holdfast.parts.text import made_up_pairs
+from holdfast.parts.text import made_up_pairs, made_up_talk
 from holdfast.parts.text.made_up import story
 from holdfast.training.application import Application, Recipe
 
@@ -97,6 +97,22 @@ def write_pairs(folder: Path, seed: int) -> Path:
     return path
 
 
+def write_conversations(folder: Path, seed: int) -> Path:
+    """Forty conversations of unequal length, a row per message."""
+    dice = np.random.default_rng(seed)
+    path = folder / "conversations.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["dialogue id", "speaker", "text", "intent", "slots", "facts"])
+        for number in range(40):
+            for turn in made_up_talk.conversation(str(number), dice).turns:
+                slots, facts = (
+                    "; ".join(f"{name}={value}" for name, value in part) for part in (turn.slots or (), turn.facts)
+                )
+                table.writerow([number, turn.speaker, turn.text, turn.intent, slots, facts])
+    return path
+
+
 QUICK = Recipe(steps=30, batch=16, learning_rate=5e-3, validate_every=10)
 CONTRACTS = [
     Contract(
@@ -118,6 +134,23 @@ CONTRACTS = [
         120,
         write_pairs,
         reads_text=True,
+    ),
+    Contract(
+        "chat",
+        {
+            "vocabulary": 300,
+            "width": 16,
+            "hidden": 16,
+            "dropout": 0.1,
+            "length": 20,
+            "members": 2,
+            "message_width": 8,
+            "message_hidden": 8,
+        },
+        replace(QUICK, steps=60),
+        60,
+        write_conversations,
+        reads_text=False,
     ),
     Contract("activity", {"hidden": 7, "filters": 9}, QUICK, 4, write_recording),
 ]

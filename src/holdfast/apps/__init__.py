@@ -23,6 +23,7 @@ APPLICATIONS: dict[str, tuple[str, str, str]] = {
         "Translator",
         "lines in one language in, lines in another out, with n-best and alignment",
     ),
+    "chat": ("chat", "Chatbot", "a user's messages in, intents, slots and replies out, token by token"),
     "activity": (
         "activity",
         "ActivityRecognizer",

@@ -311,6 +311,10 @@ class DecoderStep:
         self._fed.index_copy_(0, into, self._fed.index_select(0, chosen))
         self._source_of.index_copy_(0, into, self._source_of.index_select(0, chosen))
 
+    def combined(self, slots: Slots) -> Tensor:
+        """a of the last step of some hypotheses, [n, combined]; zero before the first."""
+        return self._fed.index_select(0, torch.as_tensor(slots, dtype=torch.int64).reshape(-1))
+
     def step(self, tokens: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """One step of some hypotheses.
 

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from holdfast.engine.decoder import DecoderStep, LayerState
 
+from .pointer import PointerStep
+
+Stepper = DecoderStep | PointerStep
 SPARE: Final = 10  # tokens that a translation may have beyond its source's share: short ones vary most
 
 
@@ -32,6 +35,7 @@ class Search:
     no_repeat: int = 0  # no run of so many tokens twice; 0: any
     longest: float = 2.0  # tokens per token of the source, at most, beyond SPARE
     shortest: int = 0  # tokens at least
+    most: int = 0  # tokens at most, whatever the source's length; 0: by that
 
     def score(self, log_probability: float, alpha: np.ndarray) -> float:
         """Of a whole hypothesis; alpha [length, time]."""
@@ -51,6 +55,7 @@ class Begin(NamedTuple):
     keys: Tensor  # [time, width of s]
     values: Tensor  # [time, remembered]
     states: Sequence[LayerState]  # of each decoder layer
+    tokens: Tensor | None = None  # [time] int64: what stands there, for a step that copies
 
 
 class Found(NamedTuple):
@@ -115,7 +120,7 @@ class Beam:
         return sorted(self.done, key=lambda one: -one.score)[: search.best]
 
 
-def search_all(step: DecoderStep, begins: Sequence[Begin], end: int, search: Search) -> list[list[Found]]:
+def search_all(step: Stepper, begins: Sequence[Begin], end: int, search: Search) -> list[list[Found]]:
     """The translations of some sentences, the best first, for each at least one.
 
     Args:
@@ -136,7 +141,7 @@ def search_all(step: DecoderStep, begins: Sequence[Begin], end: int, search: Sea
     return [beam.results(search) for beam in beams]
 
 
-def advance_all(step: DecoderStep, beams: list[Beam], end: int, search: Search) -> None:
+def advance_all(step: Stepper, beams: list[Beam], end: int, search: Search) -> None:
     """Step by step until every search is over."""
     alive, written = beams, 0
     while alive:
@@ -151,11 +156,16 @@ def advance_all(step: DecoderStep, beams: list[Beam], end: int, search: Search) 
         alive, written = [beam for beam in alive if not beam.is_over(search)], written + 1
 
 
-def opened(step: DecoderStep, begin: Begin, search: Search) -> Beam:
+def opened(step: Stepper, begin: Begin, search: Search) -> Beam:
     """A search that has not begun."""
-    source, time = step.open_source(begin.keys, begin.values), len(begin.keys)
+    if isinstance(step, PointerStep):
+        assert begin.tokens is not None
+        source = step.open_source(begin.keys, begin.values, begin.tokens)
+    else:
+        source = step.open_source(begin.keys, begin.values)
+    time = len(begin.keys)
     slots = [step.open(source, begin.states) for _ in range(search.beam)]
-    limit = max(search.shortest, int(search.longest * time) + SPARE)
+    limit = max(search.shortest, search.most or int(search.longest * time) + SPARE)
     return Beam(time, limit, source, slots)
 
 
@@ -226,7 +236,7 @@ def spread(
         at += len(before)
 
 
-def copy_states(step: DecoderStep, alive: Sequence[Beam]) -> None:
+def copy_states(step: Stepper, alive: Sequence[Beam]) -> None:
     """Every open hypothesis goes on from the state of the one that it continues."""
     moves = [
         (beam.slots[parent], beam.slots[place])

@@ -7,7 +7,7 @@ Speaker = Literal["user", "bot"]
 
 
 class Slot(NamedTuple):
-    """A detail that a message names."""
+    """A detail with its name."""
 
     name: str
     value: str  # as it stands in the message
@@ -21,7 +21,7 @@ class Turn:
     text: str
     intent: str | None = None  # what the user wants; None: nobody said
     slots: tuple[Slot, ...] | None = None  # details that the user names; None: nobody said
-    facts: str = ""  # what the bot has to say, or may: results of a query, acts
+    facts: tuple[Slot, ...] = ()  # of the user's: what the answer has to say, or may: results of a query, acts
 
 
 @dataclass(frozen=True)
@@ -30,3 +30,8 @@ class Conversation:
 
     name: str
     turns: tuple[Turn, ...]
+
+
+def told(facts: tuple[Slot, ...]) -> str:
+    """Facts as a line of text."""
+    return "; ".join(" = ".join(part for part in (name.replace("_", " "), value) if part) for name, value in facts)

@@ -88,12 +88,7 @@ class TranslationNetwork(nn.Module):
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """[time, batch] -> [time, batch, width]; in training some words are zero (Gal & Ghahramani 2016, 4.2)."""
-        weight = self.embedding.weight
-        x = functional.embedding(tokens, weight) * self.scale
-        if not (self.training and self.rates.words):
-            return x
-        kept = functional.dropout(weight.new_ones(len(weight), 1), self.rates.words)
-        return x * functional.embedding(tokens, kept)
+        return embedded(self.embedding.weight, tokens, self.scale, self.rates.words if self.training else 0.0)
 
     def encode(self, tokens: Tensor, lengths: Tensor) -> Encoded:
         """Read source tokens [time, batch] of these lengths, at least 1."""
@@ -151,20 +146,33 @@ class TranslationNetwork(nn.Module):
         with torch.device("meta"):  # no memory and no dice: the weights are put in
             output = nn.Linear(self.sizes.width, len(self.bias))
         output.weight, output.bias = self.embedding.weight, self.bias
-        lstm = self.decoder if self.input_feeding else blind(self.decoder, self.sizes)
+        layers = [self.sizes.hidden] * self.sizes.decoder_layers
+        lstm = self.decoder if self.input_feeding else blind_stack(self.decoder, self.sizes.width, layers)
         read = self.embedding.weight.detach() * self.scale
         return DecoderStep(lstm, read, self.combine, output, slots=slots, precision=precision)
 
 
-def blind(decoder: LSTMStack, sizes: Sizes) -> LSTMStack:
-    """The same layers for inputs with a beside the embedding, which they do not look at."""
+def embedded(weight: Tensor, tokens: Tensor, scale: float, dropped: float) -> Tensor:
+    """Rows of weight [vocabulary, width] times scale: [time, batch] -> [time, batch, width].
+
+    A share of all words is zero, wherever they stand (Gal & Ghahramani 2016, 4.2).
+    """
+    x = functional.embedding(tokens, weight) * scale
+    if not dropped:
+        return x
+    kept = functional.dropout(weight.new_ones(len(weight), 1), dropped)
+    return x * functional.embedding(tokens, kept)
+
+
+def blind_stack(decoder: LSTMStack, width: int, layers: Sequence[int]) -> LSTMStack:
+    """The same layers for inputs with a beside the embedding, both of this width, at which they do not look."""
     with torch.device("meta"):
-        wide = LSTMStack(2 * sizes.width, [sizes.hidden] * sizes.decoder_layers, Cell())
+        wide = LSTMStack(2 * width, layers, Cell())
     pairs: Sequence[tuple[nn.Module, nn.Module]] = list(zip(wide.layers, decoder.layers, strict=True))
     for number, (new, old) in enumerate(pairs):
         for name, parameter in old.named_parameters():
             t = parameter.detach()
             if number == 0 and name == "weight_ih":
-                t = torch.cat([t, t.new_zeros(len(t), sizes.width)], dim=1)
+                t = torch.cat([t, t.new_zeros(len(t), width)], dim=1)
             setattr(new, name, nn.Parameter(t, requires_grad=False))
     return wide.eval()

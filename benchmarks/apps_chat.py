@@ -1,0 +1,295 @@
+"""Chat: intents of BANKING77 and CLINC150 with what is out of scope, slots and replies of SGD's conversations.
+
+    python benchmarks/apps_chat.py DATA [--task banking77 ...] [--minutes 60] [--seed 0] [--choose] [--threads 1]
+
+DATA is the folder with banking77, clinc150 and sgd_dialogues. Each task is trained with its settings, going on from its
+checkpoint results/apps_chat_TASK_SEED.run until its minutes are over; when it is finished it is scored on test, once:
+results/apps_chat.json. --choose scores validation instead.
+
+BANKING77 has no validation part: a tenth of train, of every intent as much, is held out; what is tested was trained on
+nine tenths. CLINC150: the official parts. SGD: the packaged part of train, of which 300 conversations are validation;
+the packaged part of dev is the test. Replies are written with the system's acts given, and without. No published
+figures are of this part of SGD. TF-IDF + SVM, the baseline of the intents, is scikit-learn's, trained in the same run.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import lzma
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from holdfast.apps.chat import Chatbot
+from holdfast.parts.text.conversation import Conversation, Slot, Turn
+from holdfast.parts.text.exchanges import is_answered
+from holdfast.training import checkpoint
+from holdfast.training.application import Recipe
+from holdfast.training.model import Model
+from holdfast.training.run import Run
+
+RESULTS = Path(__file__).parent / "results" / "apps_chat.json"
+SERVICES = 300  # conversations of SGD's train that are validation
+AnyModel = Model[Any, Any, Any, Any, Any, Any]
+Talks = list[Conversation]
+
+
+class Data(NamedTuple):
+    """The parts of a data set."""
+
+    train: Talks
+    valid: Talks
+    test: Talks
+
+
+class Task(NamedTuple):
+    """A data set and how a bot is taught with it."""
+
+    load: Callable[[Path], Data]
+    app: Chatbot
+    recipe: Recipe
+    published: dict[str, dict[str, float]]
+
+
+def messages(pairs: Sequence[tuple[str, str]]) -> Talks:
+    """(text, intent) -> conversations of a message."""
+    return [Conversation(str(number), (Turn("user", text, intent),)) for number, (text, intent) in enumerate(pairs)]
+
+
+def banking(folder: Path) -> Data:
+    def part(name: str) -> Talks:
+        with lzma.open(folder / "banking77" / name, "rt", encoding="utf-8", newline="") as file:
+            _, *rows = csv.reader(io.StringIO(file.read(), newline=""))
+        return messages([(text, intent) for text, intent in rows])
+
+    train, valid = BANKING.split(part("train.csv.xz"), np.random.default_rng(0))
+    return Data(train, valid, part("test.csv.xz"))
+
+
+def clinc(folder: Path) -> Data:
+    def part(name: str) -> Talks:
+        with lzma.open(folder / "clinc150" / name, "rt", encoding="utf-8", newline="\n") as file:
+            _, *rows = (line.rstrip("\n").split("\t") for line in file)
+        return messages([(text, intent) for intent, text in rows])
+
+    return Data(*(part(f"{name}.tsv.xz") for name in ("train", "val", "test")))
+
+
+def services(folder: Path) -> Data:
+    def part(name: str) -> Talks:
+        with lzma.open(folder / "sgd_dialogues" / name, "rt", encoding="utf-8", newline="\n") as file:
+            return [served(json.loads(line)) for line in file]
+
+    train = part("train.jsonl.xz")
+    held = set(np.random.default_rng(0).permutation(len(train))[:SERVICES].tolist())
+    valid = [one for number, one in enumerate(train) if number in held]
+    return Data([one for n, one in enumerate(train) if n not in held], valid, part("dev.jsonl.xz"))
+
+
+def served(dialogue: dict[str, Any]) -> Conversation:
+    """One of SGD's dialogues: the acts of the system's turn are the facts of the message that it answers."""
+    turns: list[Turn] = []
+    for turn in dialogue["turns"]:
+        acts = turn["a"]
+        if turn["s"] == "S":
+            turns[-1] = dataclasses.replace(turns[-1], facts=tuple(map(fact, acts)))
+            turns.append(Turn("bot", turn["t"]))
+            continue
+        slots = [Slot(act[1], value) for act in acts if act[0] == "INFORM" and len(act) > 2 for value in act[2]]
+        intent = turn.get("i") if isinstance(turn.get("i"), str) else None  # a few have two
+        turns.append(Turn("user", turn["t"], intent, tuple(slots)))
+    return Conversation(dialogue["id"], tuple(turns))
+
+
+def fact(act: list[Any]) -> Slot:
+    """Such as ["OFFER", "city", ["San Jose"]]."""
+    return Slot(" ".join(act[:2]).lower().replace("_", " "), ", ".join(act[2]) if len(act) > 2 else "")
+
+
+BANKING = Chatbot(replying=False)
+CLINC = Chatbot(replying=False)
+SERVICE = Chatbot(members=1, longest=60, beam=4)
+TASKS = {
+    # github.com/Nabin15/Project (BiLSTM of words and characters, TF-IDF), arXiv:2003.04807 (BERT).
+    "banking77": Task(
+        banking,
+        BANKING,
+        Chatbot.recipe,
+        {
+            "BiLSTM, words and characters": {"accuracy": 0.886},
+            "TF-IDF + SVM": {"accuracy": 0.9029},
+            "BERT large, tuned": {"accuracy": 0.9366},
+        },
+    ),
+    # "Clinc Intent Detection" table (TextCNN, BERT tiny); Larson et al., EMNLP 2019 (out of scope).
+    "clinc150": Task(
+        clinc,
+        CLINC,
+        Chatbot.recipe,
+        {"TextCNN": {"accuracy": 0.944}, "SVM": {"accuracy": 0.91}, "BERT tiny": {"accuracy": 0.945}},
+    ),
+    # github.com/budzianowski/multiwoz, "LABES": another data set, end to end; for orientation only.
+    "sgd": Task(
+        services,
+        SERVICE,
+        dataclasses.replace(Chatbot.recipe, steps=6000, batch=48, learning_rate=3e-3, validate_every=300),
+        {"LABES (GRU), on MultiWOZ": {"BLEU": 18.9}},
+    ),
+}
+
+
+def train(run: Run, saved: Path | None, minutes: float) -> bool:
+    """Train, from the checkpoint on and with one at every look; whether it is finished."""
+    if saved is not None and saved.exists():
+        checkpoint.resume(run, saved)
+        print(f"  going on from step {run.step}", flush=True)
+    started = time.monotonic()
+    for report in run:
+        if report.valid is not None:
+            parts = ", ".join(f"{name} {value:.3f}" for name, value in report.parts.items())
+            print(
+                f"  step {report.step}: loss {report.loss:.4f} ({parts}), validation {report.valid:.4f}, "
+                f"{report.seconds:.0f} s",
+                flush=True,
+            )
+            if saved is not None:
+                checkpoint.save(run, saved)
+        if time.monotonic() - started > 60 * minutes:
+            if saved is not None:
+                checkpoint.save(run, saved)
+            return run.finished
+    return True
+
+
+def vector_machine(train: Talks, judged: Talks) -> dict[str, float]:
+    """TF-IDF of words and letters, and a linear SVM: ten lines of scikit-learn."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline, make_union
+    from sklearn.svm import LinearSVC
+
+    turns = [[turn for one in part for turn in one.turns if turn.intent != "oos"] for part in (train, judged)]
+    texts = [[turn.text for turn in part] for part in turns]
+    truth = [[turn.intent for turn in part] for part in turns]
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True)
+    machine = make_pipeline(make_union(words, letters), LinearSVC(random_state=0))
+    machine.fit(texts[0], truth[0])
+    return {"accuracy": float(machine.score(texts[1], truth[1]))}
+
+
+def without_facts(talks: Talks) -> Talks:
+    """The same, what is to be told not given."""
+    return [
+        dataclasses.replace(one, turns=tuple(dataclasses.replace(turn, facts=()) for turn in one.turns))
+        for one in talks
+    ]
+
+
+def known_services(folder: Path, talks: Talks) -> Talks:
+    """SGD's test conversations all of whose services are in train."""
+    named: list[set[str]] = []
+    for name in ("train.jsonl.xz", "dev.jsonl.xz"):
+        with lzma.open(folder / "sgd_dialogues" / name, "rt", encoding="utf-8", newline="\n") as file:
+            dialogues = [json.loads(line) for line in file]
+        named.append({service for one in dialogues for service in one["sv"]})
+        if name.startswith("dev"):
+            inside = [set(one["sv"]) <= named[0] for one in dialogues]
+    return [one for one, known in zip(talks, inside, strict=True) if known]  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def latency(model: AnyModel, talks: Talks) -> dict[str, float]:
+    """Milliseconds on one thread, medians: until a message is answered, and until the first piece of a reply."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    stream, first, whole = model.stream(), list[float](), list[float]()
+    asked = [(one.name, turn) for one in talks[:30] for turn in one.turns if turn.speaker == "user"][:200]
+    for name, turn in asked:
+        started = time.perf_counter()
+        for number, _ in enumerate(stream.push([(name, turn)])):
+            if number == 1:  # the one before holds what was understood
+                first.append(time.perf_counter() - started)
+        whole.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    found = {"message": 1000 * float(np.median(whole))}
+    if first:
+        found["first piece"], found["first piece, 95 %"] = (1000 * np.quantile(first, (0.5, 0.95))).tolist()
+    return found
+
+
+def scored(name: str, task: Task, run: Run, data: Data, folder: Path) -> dict[str, Any]:
+    """The test part, read once."""
+    model = run.finish()
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "model.safetensors"
+        model.save(path)
+        size = path.stat().st_size
+    scores = model.evaluate(data.test)
+    found: dict[str, Any] = {"scores": scores, "published": task.published}
+    if name == "sgd":
+        found["without acts"] = model.evaluate(without_facts(data.test))
+        found["services of train only"] = model.evaluate(known_services(folder, data.test))
+        found["greedy"] = model.using(beam=1).evaluate(data.test[:300])
+        found["replies"] = sum(
+            is_answered(*pair) for one in data.test for pair in zip(one.turns, one.turns[1:], strict=False)
+        )
+    else:
+        scores["TF-IDF + SVM"] = vector_machine([*data.train, *data.valid], data.test)
+    return found | {
+        "steps": run.step,
+        "best_step": run.best_step,
+        "train_seconds": run.seconds,
+        "milliseconds": latency(model.using(beam=1), data.test),
+        "weights": sum(p.numel() for p in model.net.parameters()),
+        "model_bytes": size,
+        "settings": dataclasses.asdict(run.application),
+        "recipe": dataclasses.asdict(run.recipe),
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--task", choices=list(TASKS), action="append")
+    parser.add_argument("--minutes", type=float, default=1e9, help="for each task; what is trained by then is kept")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--choose", action="store_true", help="score validation, not test")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name in given.task or TASKS:
+        task = TASKS[name]
+        recipe = dataclasses.replace(task.recipe, seed=given.seed, steps=given.steps or task.recipe.steps)
+        data = task.load(given.data)
+        print(f"{name}: {len(data.train)} for training, {len(data.valid)} for validation", flush=True)
+        run = Run(task.app, data.train, data.valid, recipe)
+        saved = None if given.choose else RESULTS.with_name(f"apps_chat_{name}_{given.seed}.run")
+        if not train(run, saved, given.minutes):
+            print(f"  not finished: step {run.step} of {recipe.steps}; the same command goes on")
+        if given.choose:
+            scores = run.finish().evaluate(data.valid)
+            if task.load is not services:
+                scores["TF-IDF + SVM"] = vector_machine(data.train, data.valid)
+            print(json.dumps(scores, indent=1), flush=True)
+        elif run.finished:
+            results.setdefault("test", {})[name] = {**scored(name, task, run, data, given.data), "seed": given.seed}
+            print(json.dumps(results["test"][name], indent=1), flush=True)
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A bot's scores: intents, slots and replies, each beside its baseline."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from ..errors import DataError
+from .chat_network import ChatNetwork
+from .conversation import Conversation, Turn
+from .exchanges import is_answered
+from .message_features import words_of
+from .message_network import MessageNetwork
+from .message_scores import intent_scores, slot_scores, understood_scores
+from .message_vocabulary import MessageFacts
+from .out_of_scope import choose_threshold, fit_scores
+from .reply_scores import judge_replies
+from .replying import Replying
+from .slots import standing_in
+from .spoken_batches import Steps, labelled
+from .templates import Templates
+from .understanding import read, understand
+
+Rows = dict[str, dict[str, float]]
+
+
+def judge_chat(
+    net: ChatNetwork,
+    facts: MessageFacts | None,
+    replying: Replying | None,
+    templates: Templates | None,
+    examples: Sequence[Conversation],
+    batches: Iterable[Steps],
+) -> Rows:
+    """Who -> metric -> value, of all that the examples hold answers to. Raises DataError where they hold none."""
+    rows: Rows = {"holdfast": {}}
+    turns = [turn for one in examples for turn in one.turns if turn.speaker == "user"]
+    if net.messages is not None and facts is not None and labelled(turns):
+        for who, scores in judge_messages(net.messages, facts, turns).items():
+            rows.setdefault(who, {}).update(scores)
+    pairs = [pair for one in examples for pair in itertools.pairwise(one.turns) if is_answered(*pair)]
+    if replying is not None and templates is not None and pairs:
+        for who, scores in judge_writing(replying, templates, pairs, batches).items():
+            rows.setdefault(who, {}).update(scores)
+    if not rows["holdfast"]:
+        hint = "intents, slots or replies that the model was taught"
+        raise DataError("these conversations hold no answers to compare with", hint=hint)
+    return rows
+
+
+def judge_messages(net: MessageNetwork, facts: MessageFacts, turns: Sequence[Turn]) -> Rows:
+    """Of users' messages whose intents or slots are known."""
+    rows: Rows = {"holdfast": {}}
+    found = understand(net, facts, [turn.text for turn in turns])
+    told = [(turn, one) for turn, one in zip(turns, found, strict=True) if turn.intent is not None]
+    if told and facts.intents:
+        truth = [turn.intent or "" for turn, _ in told]
+        rows["holdfast"] |= understood_scores(truth, [one for _, one in told], facts.outside)
+        rows["naive Bayes"] = baseline_scores(facts, truth, [turn.text for turn, _ in told])
+    tagged = [(turn, one) for turn, one in zip(turns, found, strict=True) if turn.slots is not None]
+    if tagged and facts.slots:
+        wanted = [standing_in(turn.text, words_of(turn.text), turn.slots or ()) for turn, _ in tagged]
+        rows["holdfast"] |= slot_scores(wanted, [one.slots for _, one in tagged])
+    return rows
+
+
+def baseline_scores(facts: MessageFacts, truth: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
+    """Naive Bayes' own choice, which may be the intent for what is out of scope."""
+    chances = facts.baseline.probabilities([[word.text for word in words_of(text)] for text in texts])
+    likeliest = chances[:, : len(facts.intents)].argmax(axis=1).tolist()
+    inside = chances.argmax(axis=1) < len(facts.intents)
+    names = [facts.intents[place] for place in likeliest]
+    taken = [name if kept else None for name, kept in zip(names, inside.tolist(), strict=True)]
+    return intent_scores(truth, names, taken, facts.outside)
+
+
+def threshold_of(net: MessageNetwork, facts: MessageFacts, turns: Sequence[Turn], accepted: float) -> float:
+    """What is out of scope, by messages that were not learned from: so that this share of the others is accepted."""
+    told = [turn for turn in turns if turn.intent is not None]
+    if not told or not facts.intents:
+        return facts.threshold
+    logits, _ = read(net, facts, told)
+    scores = fit_scores(logits, len(facts.intents))
+    inside = [turn.intent != facts.outside for turn in told]
+    return choose_threshold(scores[inside], scores[[not one for one in inside]], accepted)
+
+
+def judge_writing(
+    replying: Replying, templates: Templates, pairs: Sequence[tuple[Turn, Turn]], batches: Iterable[Steps]
+) -> Rows:
+    """Of replies to messages, each with what was really said; the batches hold the same in the same order."""
+    references, known = [after.text for _, after in pairs], [turn.facts for turn, _ in pairs]
+    said: list[str] = []
+    nats = count = 0.0
+    for batch in batches:
+        if batch.exchanges is not None:
+            with torch.inference_mode():
+                surprise = replying.net(batch.exchanges)
+            nats, count = nats + float(surprise.sum()), count + surprise.numel()
+            said += [ways[0].text for ways in replying.best(replying.begins(batch.exchanges))]
+    ours = judge_replies(said, references, known) | {"perplexity": math.exp(min(nats / max(1, count), 700.0))}
+    usual = [templates.table.get("", "")] * len(pairs)
+    return {
+        "holdfast": ours,
+        "templates": judge_replies([templates.reply(facts) for facts in known], references, known),
+        "most frequent": judge_replies(usual, references, known),
+    }
