@@ -150,7 +150,7 @@ CONTRACTS = [
         replace(QUICK, steps=60),
         60,
         write_conversations,
-        reads_text=False,
+        reads_text=True,
     ),
     Contract("activity", {"hidden": 7, "filters": 9}, QUICK, 4, write_recording),
 ]

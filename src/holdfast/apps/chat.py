@@ -64,7 +64,7 @@ class Talk:
 
 @final
 @dataclass(frozen=True)
-class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, list[Said]]):
+class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said]):
     """A user's messages -> intent, slots, and replies."""
 
     understanding: bool = setting(True, "learn intents and slots, where the data have them")
@@ -251,11 +251,11 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, list
         batches = self.batches(codec, self.encode(codec, examples), self.recipe.batch, None)
         return judge_chat(net, codec.messages, self.replier(net, codec), templates, examples, batches)
 
-    def stream(self, net: nn.Module, codec: Talk) -> Stream[list[Said], Answered]:
+    def stream(self, net: nn.Module, codec: Talk) -> Stream[Said, Answered]:
         size = 0 if codec.replies is None else len(codec.replies.vocabulary)
         return ChatStream(self.chatting(net, codec), f"{size} subwords, {self.hidden} cells")
 
-    def pieces(self, source: BinaryIO) -> Iterator[list[Said]]:
+    def pieces(self, source: BinaryIO) -> Iterator[Said]:
         return arriving_turns(source, self.columns)
 
     @classmethod
@@ -277,5 +277,5 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, list
 
 
 @final
-class ChatStream(ChatStreaming, Stream[list[Said], Answered]):
+class ChatStream(ChatStreaming, Stream[Said, Answered]):
     """Every message is answered when it comes."""

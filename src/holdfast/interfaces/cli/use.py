@@ -3,7 +3,7 @@
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,10 +15,11 @@ from ...parts.table import KINDS, write_rows
 from ...training import model_file
 from ...training.application import Application, Scores
 from ...training.model import Model
-from . import output
+from . import live, output
 from .flags import USE_FLAGS, parameters, with_flags
 
 Kind = Literal["text", "csv", "json", "jsonl", "parquet"]
+STDIN = "<stdin>"
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
@@ -110,7 +111,9 @@ def gate(scores: Scores, metric: str, comparison: str, number: float) -> None:
 
 def run(
     model: Annotated[Path, Parameter(help="a model file")],
-    inputs: Annotated[list[str], Parameter(help="files or folders, or - for a stream on stdin")],
+    inputs: Annotated[
+        list[str] | None, Parameter(help="files or folders, or - for a stream on stdin; none: what is typed, or piped")
+    ] = None,
     /,
     *,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="write here instead of stdout")] = None,
@@ -127,7 +130,8 @@ def run(
     """Apply MODEL to files, or to a stream (-)."""
     output.listen(verbose)
     output.check_picture(plot)
-    if inputs == ["<stdin>"] and plot is not None:
+    inputs = inputs or [STDIN]
+    if inputs == [STDIN] and plot is not None:
         raise SettingError("a stream is not drawn", hint="leave --plot out, or name a file instead of -")
     if out is not None:
         output.refuse_overwriting(out, force)
@@ -135,8 +139,8 @@ def run(
     kind = "json" if json else format or kind_of(out, trained.application)
     if kind == "text" and trained.application.prose is None:
         raise SettingError("the answers of this model are tables, not text", hint=f"--format {', '.join(KINDS)}")
-    if inputs == ["<stdin>"]:
-        return run_stream(trained, kind if kind in ("csv", "text") else "jsonl", out)
+    if inputs == [STDIN]:
+        return live.run(trained, kind if kind in ("csv", "text") else "jsonl", out)
     rows, answers, failed = run_files(trained, inputs, strict, plot, force)
     if out is not None and kind in trained.application.formats:
         trained.application.formats[kind](answers, out)
@@ -202,39 +206,6 @@ def run_files(
     if plot is not None:
         picture(model, examples, answers, plot, force)
     return rows, answers, failed
-
-
-def run_stream(model: Model[Any, Any, Any, Any, Any, Any], kind: str, out: Path | None) -> int:
-    """Answers as they come, one line each, each line complete when it is written."""
-    stream, header, heard, prose = model.stream(), True, False, model.application.prose
-    spoken = False
-    target = sys.stdout if out is None else out.open("w", encoding="utf-8", newline="")
-
-    def tell(outputs: Iterable[Any]) -> None:
-        nonlocal header, spoken
-        for one in outputs:  # one by one: an application that generates computes them while they are read
-            lines = model.rows([one])
-            if kind == "text" and prose is not None and all(prose.column in line for line in lines):
-                target.writelines(f"{line[prose.column]}{prose.end}" for line in lines)
-                spoken = True
-            elif lines:
-                write_rows(lines, target, "csv" if kind == "text" else kind, header=header)
-                header = False
-            target.flush()
-
-    try:
-        for piece in model.application.pieces(sys.stdin.buffer):
-            tell(stream.push(piece))
-            heard = True
-        if not heard:
-            raise DataError("standard input held no rows", hint="a header line, then rows, as in a file")
-        tell(stream.flush())
-        if spoken and prose is not None and prose.end != "\n":
-            target.write("\n")
-    finally:
-        if out is not None:
-            target.close()
-    return 0
 
 
 def picture(

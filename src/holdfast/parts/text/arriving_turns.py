@@ -22,15 +22,14 @@ class Lines(Protocol):
         ...
 
 
-def arriving_turns(source: BinaryIO, columns: Columns) -> Iterator[list[Said]]:
-    """What is said, line by line, several lines where several came. Raises DataError naming the line."""
+def arriving_turns(source: BinaryIO, columns: Columns) -> Iterator[Said]:
+    """What is said, line by line. Raises DataError naming the line."""
     reader: Lines | None = None
     rest, number = b"", 0
     for data in itertools.chain(arriving(source), [b""]):
         *complete, rest = (rest + data).split(b"\n")
         if not data and rest:
             complete.append(rest)
-        found: list[Said] = []
         for raw in complete:
             number += 1
             line = decoded(raw, number)
@@ -40,9 +39,7 @@ def arriving_turns(source: BinaryIO, columns: Columns) -> Iterator[list[Said]]:
                 reader = reader_of(line, columns)
                 if isinstance(reader, Table):
                     continue
-            found += reader.read(line, number)
-        if found:
-            yield found
+            yield from reader.read(line, number)
     if reader is None:
         raise DataError("standard input held nothing", hint="a message per line is read from there")
 

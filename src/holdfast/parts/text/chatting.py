@@ -93,20 +93,20 @@ class ChatStreaming:
         self.chatting, self.kind = chatting, f"chat {kind}"
         self.known: OrderedDict[str, Known] = OrderedDict()
 
-    def push(self, piece: Sequence[Said]) -> Iterable[Answered]:
-        """Answers to the messages among what is said."""
-        for name, turn in piece:
-            if turn is None:
-                self.known.pop(name, None)
-                continue
-            known = self.known.setdefault(name, self.chatting.fresh())
-            self.known.move_to_end(name)
-            if len(self.known) > MOST:
-                self.known.popitem(last=False)
-            self.chatting.hear(known, turn)
-            if turn.speaker == "user":
-                for answer in self.chatting.answer(known, turn):
-                    yield Answered(name, (answer,))
+    def push(self, piece: Said) -> Iterable[Answered]:
+        """The answer to a message, in parts where it is written token by token."""
+        name, turn = piece
+        if turn is None:
+            self.known.pop(name, None)
+            return
+        known = self.known.setdefault(name, self.chatting.fresh())
+        self.known.move_to_end(name)
+        if len(self.known) > MOST:
+            self.known.popitem(last=False)
+        self.chatting.hear(known, turn)
+        if turn.speaker == "user":
+            for answer in self.chatting.answer(known, turn):
+                yield Answered(name, (answer,))
 
     def flush(self) -> list[Answered]:
         """All conversations are over."""

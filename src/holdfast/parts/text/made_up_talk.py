@@ -18,7 +18,7 @@ def pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:
 
 
 def order(rng: np.random.Generator) -> Exchange:
-    garment, colour, price = pick(GARMENTS, rng), pick(COLOURS, rng), f"{rng.integers(4, 40) * 10} euros"
+    garment, colour, price = pick(GARMENTS, rng), pick(COLOURS, rng), f"{rng.integers(40, 10_000)} euros"
     ways = ("I would like a {c} {g}.", "Can you make me a {c} {g}?", "I need a {c} {g}, please.")
     slots = (Slot("colour", colour), Slot("garment", garment))
     asked = Turn("user", pick(ways, rng).format(c=colour, g=garment), "order", slots, (Slot("price", price),))

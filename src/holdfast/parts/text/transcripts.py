@@ -222,6 +222,8 @@ def row_of(cells: Mapping[str, Any], columns: Columns, where: str) -> Row:
     slots = details(cells.get(columns.slots or ""), where) if given else None
     facts = details(cells.get(columns.facts or ""), where)
     intent = cell(columns.intent) or None
+    if speaker == "bot":
+        intent = slots = None
     turn = Turn(speaker or "user", cell(columns.text), intent, slots, facts)
     return Row(cell(columns.conversation) or None, speaker, turn, cell(columns.reply))
 
