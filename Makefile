@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/*)
 
-.PHONY: help demo test tiny lint types bench memory docs clean
+.PHONY: help demo test tiny lint types bench memory models docs clean
 help: ## what there is to type
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
@@ -32,6 +32,9 @@ bench: $(STAMP) ## the engine's tables, measured on this machine
 
 memory: $(STAMP) ## the six experiments of the LSTM's first paper, lags up to 1,000 steps; an hour, and it resumes
 	$(BIN)/python benchmarks/long_memory.py
+
+models: $(STAMP) ## ready models from data whose licences allow it: make models DATA=FOLDER; hours, and it resumes
+	$(BIN)/python benchmarks/ready_models.py $(DATA)
 
 docs: $(STAMP) ## the generated tables of README and guide, from benchmarks/results
 	$(BIN)/python docs/tables.py

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from app_tables import activity_tables, apps_summary, forecast_tables, language_tables, recommend_table
+from chat_tables import chat_tables
 from engine_tables import (
     engine_summary,
     engine_table,
@@ -38,6 +39,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "language": language_tables,
     "recommend": recommend_table,
     "translate": translate_tables,
+    "chat": chat_tables,
     "long memory": long_memory_table,
     "engine training": lambda: engine_table("engine_training"),
     "engine inference": lambda: engine_table("engine_inference"),
