@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 import apps_chat
 import apps_language
 import apps_translate
-import torch
-
 from holdfast.training import checkpoint
 from holdfast.training.model import Model
 from holdfast.training.run import Run

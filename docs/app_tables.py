@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from chat_tables import chat_lines
 from table_parts import markdown, result
+from translate_tables import translate_lines
 
 
 def apps_summary() -> str:
@@ -24,6 +26,8 @@ def apps_summary() -> str:
             rows.append(activity_line(classes, activity))
     rows += recommend_lines()
     rows += language_lines()
+    rows += translate_lines()
+    rows += chat_lines()
     note = "One seed each. Training times are wall times on cores shared with other jobs."
     return f"{markdown(rows)}\n\n{note}"
 

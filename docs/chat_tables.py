@@ -38,6 +38,26 @@ def chat_tables() -> str:
     return "\n\n".join(parts) or "Not measured yet."
 
 
+def chat_lines() -> list[list[str]]:
+    """For the table of all applications: a line per task that was judged."""
+    tests = result("apps_chat").get("test", {}) if (RESULTS / "apps_chat.json").is_file() else {}
+    wanted = {
+        "banking77": ("chat, BANKING77, intents", "accuracy", "accuracy, %", 100, 2),
+        "clinc150": ("chat, CLINC150, intents in scope", "accuracy", "accuracy, %", 100, 2),
+        "sgd": ("chat, SGD (a part), replies, acts given", "BLEU", "BLEU", 1, 1),
+    }
+    lines: list[list[str]] = []
+    for name, (title, measure, said, factor, digits) in wanted.items():
+        if name in tests:
+            ours, *others = ((who, row) for who, row in tests[name]["scores"].items() if measure in row)
+            beside = ", ".join(f"{who} {factor * row[measure]:.{digits}f}" for who, row in others)
+            known = tests[name]["published"].items()
+            published = ", ".join(f"{who} {factor * row[measure]:.{digits}f}" for who, row in known if measure in row)
+            seconds = f"{tests[name]['train_seconds']:.0f} s"
+            lines.append([title, said, f"**{factor * ours[1][measure]:.{digits}f}**", beside, published, seconds])
+    return lines
+
+
 def intent_table(title: str, found: dict[str, Any]) -> str:
     names = {name: said for name, said in SHARES.items() if name in found["scores"]["holdfast"]}
     rows = [["", *names.values()]]

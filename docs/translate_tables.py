@@ -18,6 +18,20 @@ def translate_tables() -> str:
     return "\n\n".join(parts) or "Not measured yet."
 
 
+def translate_lines() -> list[list[str]]:
+    """For the table of all applications: a line per task that was judged."""
+    tests = result("apps_translate").get("test", {}) if (RESULTS / "apps_translate.json").is_file() else {}
+    lines: list[list[str]] = []
+    for name, title in TITLES.items():
+        if name in tests:
+            (_, ours), *others = tests[name]["scores"].items()
+            beside = ", ".join(f"{who} {row['BLEU']:.1f}" for who, row in others)
+            published = ", ".join(f"{who} {row['BLEU']:.1f}" for who, row in tests[name]["published"].items())
+            seconds = f"{tests[name]['train_seconds']:.0f} s"
+            lines.append([f"translate, {title}", "BLEU", f"**{ours['BLEU']:.1f}**", beside, published, seconds])
+    return lines
+
+
 def task_table(title: str, found: dict[str, Any]) -> str:
     rows = [["", "BLEU", "chrF"]]
     for who, row in found["scores"].items():

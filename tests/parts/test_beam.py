@@ -138,3 +138,20 @@ def test_scores_by_hand() -> None:
     assert Search(length_penalty=1.0).score(-6.0, alpha) == pytest.approx(-6 / (8 / 6))
     both = Search(length_penalty=2.0, coverage_penalty=0.5).score(-6.0, alpha)
     assert both == pytest.approx(-6 / (8 / 6) ** 2 + 0.5 * np.log(0.75))
+
+
+def test_a_diverse_beam_goes_its_own_ways(net: TranslationNetwork) -> None:
+    """The first is the greedy one; the others begin with other tokens, and P is what it is without the cost."""
+    search = Search(beam=4, best=4, longest=1.0, diversity=100.0)
+    (found,) = searched(net, search)
+    (greedy,) = searched(net, Search(beam=1, longest=1.0))
+    firsts = [(*one.tokens, END)[0] for one in found]
+    assert len(set(firsts)) == len(found) == 4
+    assert greedy[0].tokens in [one.tokens for one in found]
+    exact = {one.tokens: one.log_probability for one in everything(net, search)}
+    for one in found:
+        assert one.log_probability == pytest.approx(exact[one.tokens], abs=1e-5)
+    alike = searched(net, Search(beam=4, best=4, longest=1.0, diversity=1e-9))[0]
+    assert {one.tokens for one in alike} == {greedy[0].tokens}
+    together = searched(net, search, count=3)
+    assert [one.tokens for one in together[0]] == [one.tokens for one in found]

@@ -88,6 +88,7 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
     hidden_facts: float = setting(0.1, "share of replies that are learned without their facts", low=0.0, high=1.0)
     beam: int = setting(1, "replies kept open; 1 writes token by token", low=1, use=True)
     n_best: int = setting(1, "replies per message", low=1, use=True)
+    diversity: float = setting(0.0, "how far the n best are from each other; 0: as the beam has it", low=0.0, use=True)
     length: int = setting(80, "subwords of a reply at most", low=1, use=True)
     length_penalty: float = setting(1.0, "0 prefers short replies, more longer ones", low=0.0, use=True)
     generic: float = setting(0.0, "how much what is said to everybody counts against a reply", low=0.0, use=True)
@@ -232,7 +233,12 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
         if net.replies is None or codec.replies is None:
             return None
         search = Search(
-            max(self.beam, self.n_best), self.n_best, self.length_penalty, no_repeat=self.no_repeat, most=self.length
+            max(self.beam, self.n_best),
+            self.n_best,
+            self.length_penalty,
+            no_repeat=self.no_repeat,
+            most=self.length,
+            diversity=self.diversity,
         )
         sampling = Sampling(self.temperature, self.top_k, self.top_p, self.repetition, no_repeat=self.no_repeat)
         style = Style(search, sampling, self.length, self.generic, self.sampling_seed)

@@ -72,6 +72,7 @@ class Translator(Application[Pair, Bilingual, Parallel, Steps, Translation, list
     longest: int = setting(100, "subwords of a sentence that is learned from", low=2)
     beam: int = setting(5, "hypotheses kept open; 1 takes the likeliest subword each time", low=1, use=True)
     n_best: int = setting(1, "translations per line", low=1, use=True)
+    diversity: float = setting(0.0, "how far the n best are from each other; 0: as the beam has it", low=0.0, use=True)
     length_penalty: float = setting(1.0, "0 prefers short translations, more longer ones", low=0.0, use=True)
     coverage_penalty: float = setting(0.0, "how much a word that nothing looked at costs", low=0.0, use=True)
     no_repeat: int = setting(0, "no run of so many subwords twice, 0 for any", low=0, use=True)
@@ -180,6 +181,7 @@ class Translator(Application[Pair, Bilingual, Parallel, Steps, Translation, list
             self.no_repeat,
             self.max_length_ratio,
             self.min_length,
+            diversity=self.diversity,
         )
         known = codec.lexicon.known if self.copy else None
         return Translating(net, codec.vocabulary, search, known, self.decoder_precision)

@@ -36,6 +36,7 @@ class Search:
     longest: float = 2.0  # tokens per token of the source, at most, beyond SPARE
     shortest: int = 0  # tokens at least
     most: int = 0  # tokens at most, whatever the source's length; 0: by that
+    diversity: float = 0.0  # lambda: every hypothesis of the beam goes its own way; 0: they are chosen together
 
     def score(self, log_probability: float, alpha: np.ndarray) -> float:
         """Of a whole hypothesis; alpha [length, time]."""
@@ -131,7 +132,7 @@ def search_all(step: Stepper, begins: Sequence[Begin], end: int, search: Search)
     """
     beams = [opened(step, begin, search) for begin in begins]
     try:
-        advance_all(step, beams, end, search)
+        (advance_apart if search.diversity else advance_all)(step, beams, end, search)
     finally:
         for beam in beams:
             for slot in beam.slots:
@@ -154,6 +155,46 @@ def advance_all(step: Stepper, beams: list[Beam], end: int, search: Search) -> N
         spread(alive, candidates(log_probabilities, nodes, alive, search), alpha.numpy().copy(), end, search)
         copy_states(step, alive)
         alive, written = [beam for beam in alive if not beam.is_over(search)], written + 1
+
+
+def advance_apart(step: Stepper, beams: list[Beam], end: int, search: Search) -> None:
+    """Step by step, every hypothesis for itself and away from those before it, until each has ended.
+
+    Vijayakumar et al., "Diverse Beam Search", AAAI 2018, with as many groups as the beam is wide and Hamming diversity:
+    a token costs lambda for every earlier hypothesis of the sentence that takes it at the same step.
+    """
+    alive: dict[tuple[int, int], Node | None] = {
+        (n, place): None for n in range(len(beams)) for place in range(search.beam)
+    }
+    written = 0
+    for beam in beams:
+        beam.open = [None] * search.beam
+    while alive:
+        tokens = torch.tensor([end if node is None else node.token for node in alive.values()])
+        slots = torch.tensor([beams[number].slots[place] for number, place in alive])
+        log_probabilities, alpha = step.step(tokens, slots)
+        forbid(log_probabilities, [(beams[number], place) for number, place in alive], written, end, search)
+        looked = alpha.numpy().copy()
+        after: dict[tuple[int, int], Node | None] = {}
+        taken: dict[int, list[int]] = {}
+        for row, ((number, place), node) in enumerate(alive.items()):
+            token = apart(log_probabilities[row], taken.setdefault(number, []), search.diversity)
+            before = 0.0 if node is None else node.log_probability
+            new = Node(node, token, before + float(log_probabilities[row, token]), looked[row])
+            if token == end:
+                beams[number].finish(new, search)
+            else:
+                after[number, place] = beams[number].open[place] = new
+        alive, written = after, written + 1
+
+
+def apart(log_probabilities: Tensor, taken: list[int], diversity: float) -> int:
+    """The best token [vocabulary] but for what those cost that were taken; it is taken, too."""
+    costly = log_probabilities.clone()
+    for token in taken:
+        costly[token] -= diversity
+    taken.append(int(costly.argmax()))
+    return taken[-1]
 
 
 def opened(step: Stepper, begin: Begin, search: Search) -> Beam:
