@@ -11,8 +11,8 @@ trigrams     share of their word trigrams, borders among them, that the judging 
 whole        share of the sentences all of whose trigrams it holds
 distinct_2   different pairs of words per pair
 
-Real sentences say what could be reached. results/apps_language_samples.json keeps thirty sentences to be read, the first
-that came.
+Real sentences say what could be reached. results/apps_language_samples.json keeps thirty sentences to be read, the
+first that came.
 """
 
 import argparse
