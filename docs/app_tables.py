@@ -67,7 +67,7 @@ def activity_line(classes: str, found: dict[str, Any]) -> list[str]:
 
 
 def recommend_lines() -> list[list[str]]:
-    found = result("apps_recommend")
+    found = result("apps_recommend")["beauty"]
     lines: list[list[str]] = []
     for measure in ("HR@10", "NDCG@10"):
         ours = found["test"]["scores"]["holdfast"][measure]
@@ -105,7 +105,7 @@ def language_lines() -> list[list[str]]:
 
 def recommend_table() -> str:
     """Amazon Beauty."""
-    found = result("apps_recommend")
+    found = result("apps_recommend")["beauty"]
     test = {"scores": found["test"]["scores"], "published": found["published"]}
     rows = [["", "HR@10", "NDCG@10", "MRR"]]
     for who, row in [*test["scores"].items(), *((f"{who}, published", row) for who, row in test["published"].items())]:

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, NamedTuple, final
 
 import numpy as np
@@ -16,10 +15,12 @@ from ..parts.events import judging, made_up
 from ..parts.events.answering import Answering, UserStream
 from ..parts.events.catalogue import Catalogue, catalogue_of
 from ..parts.events.drawing import draw_rankings
+from ..parts.events.filtering import allowed_items
 from ..parts.events.history import History, split_by_time, split_last
 from ..parts.events.next_item import NextItem, padded
 from ..parts.events.ranking import Ranking, ranking_rows
 from ..parts.events.reading import Columns, Events, read_histories, read_lines
+from ..parts.events.retrieval import index_of
 from ..parts.settings import setting
 from ..training.application import Application, Loss, Recipe, Scores, Showcase, Source, Stream
 from ..training.batching import bucketed
@@ -35,7 +36,7 @@ UNCOUNTED = -1  # in place of a target
 class Numbered(NamedTuple):
     """One history as numbers."""
 
-    items: Tensor  # [events] int64
+    items: np.ndarray  # [events] int64
     held: int  # last events that alone count in validation
 
 
@@ -61,7 +62,12 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
     holdout: Literal["last", "time"] = setting("last", "validation: each user's last event, or the last tenth of time")
     top: int = setting(10, "items in a ranking", low=1, use=True)
     repeat: bool = setting(False, "recommend what the user has had, too", use=True)
+    retrieval: Literal["exact", "approximate"] = setting(
+        "exact", "score every item, or search an index, which is faster among very many", use=True
+    )
     among: str | None = setting(None, "a file of the items that may be recommended, one per line", use=True)
+    items: str | None = setting(None, "a table of items and their attributes: only what is in it", use=True)
+    where: tuple[str, ...] = setting((), "of that table only items with, such as genre=Comedy or 'price<=20'", use=True)
     user_column: str | None = setting(None, "column of users; found by its name where not given", use=True)
     item_column: str | None = setting(None, "column of items", use=True)
     time_column: str | None = setting(None, "column of times; without one the order of rows counts", use=True)
@@ -132,7 +138,7 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
         """All histories of two events or more; of long ones pieces of ``longest`` steps, which overlap by a half."""
         pieces: list[Numbered] = []
         for example in examples:
-            items = torch.from_numpy(codec.numbered(example.items))
+            items = codec.numbered(example.items)
             ends = range(len(items), 1, -max(1, self.longest // 2))
             for end in ends if example.held == 0 else [len(items)]:
                 piece = items[max(0, end - self.longest - 1) : end]
@@ -159,7 +165,8 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
         vectors, _ = net(batch.items)
         if not net.training:  # an item that was never met stands behind all others
             counted = batch.targets != UNCOUNTED
-            return Loss(net.log_places(vectors[counted], batch.targets[counted]).sum(), int(counted.sum()))
+            places = net.log_places(vectors[counted], batch.targets[counted])
+            return Loss(places.sum(), len(places))
         counted = batch.targets > 0
         return Loss(net.loss(vectors[counted], batch.targets[counted]), int(counted.sum()))
 
@@ -173,22 +180,15 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
 
     # --- answering ----------------------------------------------------------------------------------------------------
 
-    def answering(self, net: nn.Module, codec: Catalogue) -> Answering:
+    def answering(self, net: nn.Module, codec: Catalogue, *, index: bool = False) -> Answering:
+        """``index``: by an index of the items, where that is set; judging places all of them and has no use for it."""
         assert isinstance(net, NextItem)
-        allowed = None
-        if self.among is not None:
-            path = Path(self.among)
-            if not path.is_file():
-                raise DataError(f"{path} is not a file", hint="--among names a file with one item per line")
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            allowed = np.unique(codec.numbered(names))
-            allowed = allowed[allowed > 0]
-            if not allowed.size:
-                raise DataError(f"{path} names no item that the model knows", hint=f"one is {codec.items[0]!r}")
-        return Answering(net, codec, self.repeat, allowed)
+        allowed = allowed_items(codec, self.among, self.items, self.where)
+        searched = index_of(net) if index and self.retrieval == "approximate" else None
+        return Answering(net, codec, self.repeat, allowed, searched)
 
     def predict(self, net: nn.Module, codec: Catalogue, inputs: Sequence[History]) -> list[Ranking]:
-        return self.answering(net, codec).rank(inputs, self.top)
+        return self.answering(net, codec, index=True).rank(inputs, self.top)
 
     def evaluate(self, net: nn.Module, codec: Catalogue, examples: Sequence[History]) -> Scores:
         """On each user's last event, or on the events that a split has held; all items are ranked."""
@@ -200,7 +200,7 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
         return table
 
     def stream(self, net: nn.Module, codec: Catalogue) -> Stream[Events, Ranking]:
-        return RecommendStream(self.answering(net, codec), self.top)
+        return RecommendStream(self.answering(net, codec, index=True), self.top)
 
     def pieces(self, source: BinaryIO) -> Iterator[Events]:
         return read_lines(source, self.columns)

@@ -29,12 +29,13 @@ class NegativeSampler:
             raise ValueError(f"counts must be [vocabulary], none negative and not all zero, not {list(counts.shape)}")
         self.log_share = (weights / weights.sum()).log()  # [vocabulary] float64
         self._until = weights.cumsum(0)
+        self._last = int(weights.nonzero()[-1])  # the last item that may be drawn
 
     def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Items, int64 [count], and the log of how often each is expected among so many, float32 [count]."""
         at = torch.rand(count, generator=rng, dtype=torch.float64) * self._until[-1]
         items = torch.searchsorted(self._until, at, right=True)
-        items = items.clamp_(max=int((self.log_share > -torch.inf).nonzero()[-1]))  # rounding at the very end
+        items = items.clamp_(max=self._last)  # rounding at the very end
         return items, (self.log_share[items] + torch.tensor(float(count)).log()).float()
 
 

@@ -161,15 +161,17 @@ class Run:
 
     def look(self) -> tuple[float | None, bool]:
         """The mean validation loss (None without validation examples), and whether it is the best so far."""
-        kept = optim.snapshot(self.net)
+        kept = None
         if self.average is not None:
+            kept = optim.snapshot(self.net)
             self.net.load_state_dict(self.average.tensors)
         valid = self.validation_loss() if self.valid else None
         best = valid is None or valid < self.best_loss
         if best:
             self.best, self.best_loss, self.best_step = optim.snapshot(self.net), valid or self.best_loss, self.step
         self.stale = 0 if best else self.stale + 1
-        self.net.load_state_dict(kept)
+        if kept is not None:
+            self.net.load_state_dict(kept)
         return valid, best and valid is not None
 
     @torch.no_grad()

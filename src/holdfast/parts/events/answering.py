@@ -1,8 +1,8 @@
 """From what users did to rankings, for whole histories and for events as they come."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,17 @@ from .history import History
 from .next_item import Memory, NextItem
 from .ranking import Ranking, best
 from .reading import Events
+from .retrieval import ItemIndex, Wanted, near
 
 CELLS = 1 << 23  # of a block of scores, users times items
 STEPS = 1 << 14  # events shown to the network at once
+
+
+class Halves(NamedTuple):
+    """What the network says of some users and what the rules say: probabilities [users, items + 1] float32."""
+
+    network: np.ndarray
+    rules: np.ndarray  # a row of zeros where no rule says anything
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,8 @@ class Answering:
     net: NextItem
     codec: Catalogue
     repeat: bool  # recommend what the user has had, too
-    allowed: np.ndarray | None = None  # item numbers that may be recommended; None: all
+    allowed: np.ndarray | None = None  # item numbers that may be recommended, rising; None: all
+    index: ItemIndex | None = None  # for approximate retrieval; None: every item is scored
 
     def blocks(self, count: int) -> Iterator[slice]:
         """Rows in blocks whose scores fit into memory."""
@@ -56,32 +65,34 @@ class Answering:
         return found
 
     @torch.inference_mode()
-    def scores(self, vectors: Tensor, pasts: Sequence[np.ndarray], share: float | None = None) -> np.ndarray:
-        """Probabilities [pasts, items + 1] float32, -inf for what is not to be recommended.
+    def halves(self, vectors: Tensor, pasts: Sequence[np.ndarray]) -> Halves:
+        """From the network's vectors [pasts, width] and the events before."""
+        network = (self.net.logits(vectors) / self.codec.temperature).softmax(-1).numpy()
+        return Halves(network, self.codec.by_rules(pasts))
+
+    def mixed(self, halves: Halves, pasts: Sequence[np.ndarray], share: float | None = None) -> np.ndarray:
+        """Probabilities [pasts, items + 1] float32.
 
         ``share`` of the rules; None: as calibrated. Of whom nothing is known gets what is popular.
         """
         share = self.codec.share if share is None else share
-        found = (self.net.logits(vectors) / self.codec.temperature).softmax(-1).numpy()
-        if share > 0:
-            rules = self.codec.by_rules(pasts)
-            silent = rules.sum(axis=1, keepdims=True) == 0  # no rule says anything: the network answers alone
-            found = np.where(silent, found, (1 - share) * found + share * rules)
+        silent = halves.rules.sum(axis=1, keepdims=True) == 0  # no rule says anything: the network answers alone
+        found = np.where(silent, halves.network, (1 - share) * halves.network + share * halves.rules)
         for row, past in zip(found, pasts, strict=True):
             if not len(past):
                 row[:] = self.codec.popularity
-        return self.barred(found, pasts)
+        return found
 
-    def barred(self, scores: np.ndarray, pasts: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores [pasts, items + 1] without unknown items, items had, and items that are not allowed."""
+    def barred(self, scores: np.ndarray, had: Sequence[np.ndarray]) -> np.ndarray:
+        """Scores [users, items + 1], -inf for unknown items, items had, and items that are not allowed."""
         scores[:, 0] = -np.inf
         if self.allowed is not None:
             other = np.ones(scores.shape[1], dtype=bool)
             other[self.allowed] = False
             scores[:, other] = -np.inf
         if not self.repeat:
-            for row, past in zip(scores, pasts, strict=True):
-                row[past] = -np.inf
+            for row, own in zip(scores, had, strict=True):
+                row[own] = -np.inf
         return scores
 
     def rank(self, histories: Sequence[History], top: int) -> list[Ranking]:
@@ -97,13 +108,32 @@ class Answering:
         self, users: Sequence[str], vectors: Tensor, pasts: Sequence[np.ndarray], had: Sequence[np.ndarray], top: int
     ) -> list[Ranking]:
         """Rankings from the network's vectors [users, width], the last events and all items a user has had."""
-        scores = self.barred(dataclasses.replace(self, repeat=True).scores(vectors, pasts), had)
+        picked = self.picked(vectors, pasts, had, top)
         found: list[Ranking] = []
-        for user, row, past in zip(users, scores, pasts, strict=True):
-            chosen = best(row, top)
-            items = tuple(self.codec.items[number - 1] for number in chosen)
-            found.append(Ranking(user, items, row[chosen], tuple(self.reason(past, int(item)) for item in chosen)))
+        for user, past, (numbers, scores) in zip(users, pasts, picked, strict=True):
+            items = tuple(self.codec.items[number - 1] for number in numbers)
+            found.append(Ranking(user, items, scores, tuple(self.reason(past, int(item)) for item in numbers)))
         return found
+
+    def picked(
+        self, vectors: Tensor, pasts: Sequence[np.ndarray], had: Sequence[np.ndarray], top: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The best items of each user, falling, and their scores: found by the index, or where it gives too few or
+        there is none, from the scores of all items."""
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        if self.index is not None:
+            for n, (vector, past, own) in enumerate(zip(vectors.numpy(), pasts, had, strict=True)):
+                wanted = Wanted(top, own[:0] if self.repeat else own, self.allowed)
+                picked = near(self.index, self.codec, vector, past, wanted)
+                found |= {} if picked is None else {n: picked}
+        rest = [n for n in range(len(pasts)) if n not in found]
+        if rest:
+            asked = [pasts[n] for n in rest]
+            scores = self.mixed(self.halves(vectors[rest], asked), asked)
+            for n, row in zip(rest, self.barred(scores, [had[n] for n in rest]), strict=True):
+                numbers = best(row, top)
+                found[n] = numbers, row[numbers]
+        return [found[n] for n in range(len(pasts))]
 
     def reason(self, past: np.ndarray, item: int) -> str:
         """The item among a user's last ones that the recommended one follows most, or is most like."""

@@ -87,10 +87,15 @@ class Catalogue:
         """How strongly an item speaks for another one."""
         return self.rules.link(item, follower) * float(self.trust[item])
 
-    @property
+    @functools.cached_property
     def popularity(self) -> np.ndarray:
         """[items + 1] float32, adding up to 1."""
         return (self.counts / self.counts.sum()).astype(np.float32)
+
+    @functools.cached_property
+    def most_popular(self) -> np.ndarray:
+        """Item numbers [items], the most frequent first."""
+        return np.argsort(-self.counts[1:], kind="stable") + 1
 
     def by_rules(self, pasts: Sequence[np.ndarray], looked_back: int = LOOKED_BACK) -> np.ndarray:
         """Probabilities of the next item, [pasts, items + 1] float32; zeros where no rule says anything.
@@ -104,6 +109,20 @@ class Catalogue:
                 row[items] += weights * self.trust[item] / back
         return found / np.maximum(found.sum(axis=1, keepdims=True), 1e-30)
 
+    def ruled(self, past: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One row of by_rules without its zeros: items [found] int64, rising, and their probabilities [found]."""
+        last = past[::-1][:LOOKED_BACK].tolist()
+        parts = [self.rules.after(item) for item in last]
+        if not sum(len(items) for items, _ in parts):
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        speaking = [
+            weights * (self.trust[item] / back)
+            for back, (item, (_, weights)) in enumerate(zip(last, parts, strict=True), start=1)
+        ]
+        found, place = np.unique(np.concatenate([items for items, _ in parts]), return_inverse=True)
+        sums = np.bincount(place, np.concatenate(speaking))
+        return found.astype(np.int64), (sums / sums.sum()).astype(np.float32)
+
     def by_chain(self, pasts: Sequence[np.ndarray]) -> np.ndarray:
         """The first-order Markov chain: how often each item came right after the last one, [pasts, items + 1]."""
         found = np.zeros((len(pasts), len(self.counts)), dtype=np.float32)
@@ -114,16 +133,19 @@ class Catalogue:
 
 
 def catalogue_of(histories: Sequence[History]) -> Catalogue:
-    """All items of some histories, the most frequent first."""
-    events = [item for one in histories for item in one.items]
-    names, flat, counts = np.unique(np.array(events), return_inverse=True, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    number = np.empty(len(names), dtype=np.int64)
-    number[order] = np.arange(1, len(names) + 1)
-    owners = np.repeat(np.arange(len(histories)), [len(one) for one in histories])
-    items, count = number[flat], len(names)
+    """All items of some histories, the most frequent first, equally frequent ones by name."""
+    met: dict[str, int] = {}
+    lengths = [len(one) for one in histories]
+    events = (met.setdefault(item, len(met)) for one in histories for item in one.items)
+    flat = np.fromiter(events, dtype=np.int64, count=sum(lengths))
+    names, counts, count = list(met), np.bincount(flat, minlength=len(met)), len(met)
+    by_name = np.array(sorted(range(count), key=names.__getitem__), dtype=np.int64)
+    order = by_name[np.argsort(-counts[by_name], kind="stable")]
+    number = np.empty(count, dtype=np.int64)
+    number[order] = np.arange(1, count + 1)
+    items, owners = number[flat], np.repeat(np.arange(len(histories)), lengths)
     rules, chain = (followers_of(items, owners, count, reach) for reach in (REACH, 1))
-    return Catalogue(tuple(names[order].tolist()), np.concatenate([[0], counts[order]]), rules, chain)
+    return Catalogue(tuple(names[n] for n in order.tolist()), np.concatenate([[0], counts[order]]), rules, chain)
 
 
 def together(own: Followers, other: Followers, moved: np.ndarray, count: int) -> Followers:
@@ -139,23 +161,34 @@ def together(own: Followers, other: Followers, moved: np.ndarray, count: int) ->
 def strongest(pairs: np.ndarray, weights: np.ndarray, count: int) -> Followers:
     """Pairs of items, before * (count + 1) + after, rising, as followers: MOST_FOLLOWERS of each at most."""
     before, after = pairs // (count + 1), pairs % (count + 1)
-    order = np.lexsort((-weights, before))
-    rank = np.arange(len(order)) - np.searchsorted(before[order], before[order])
-    kept = np.sort(order[rank < MOST_FOLLOWERS])
-    starts = np.searchsorted(before[kept], np.arange(count + 2))
-    return Followers(starts.astype(np.int64), after[kept].astype(np.int32), weights[kept].astype(np.float32))
+    starts = starts_of(before, count)
+    kept = np.ones(len(pairs), dtype=bool)
+    for item in np.flatnonzero(np.diff(starts) > MOST_FOLLOWERS).tolist():
+        own = np.arange(starts[item], starts[item + 1])
+        kept[own[np.argsort(-weights[own], kind="stable")[MOST_FOLLOWERS:]]] = False
+    return Followers(starts_of(before[kept], count), after[kept].astype(np.int32), weights[kept].astype(np.float32))
+
+
+def starts_of(before: np.ndarray, count: int) -> np.ndarray:
+    """Where the rows of each item begin among rows that are sorted by item, [count + 2] int64."""
+    return np.concatenate([[0], np.cumsum(np.bincount(before, minlength=count + 1))])
 
 
 def followers_of(items: np.ndarray, owners: np.ndarray, count: int, reach: int) -> Followers:
     """What follows what within some events of one user: the sum of FADING ** (distance - 1) over all occurrences.
 
-    ``items`` and ``owners`` [events] are those of all users, one after the other.
+    ``items`` and ``owners`` [events] are those of all users, one after the other. All pairs are sorted once, their
+    distances as the last digit of their numbers.
     """
-    pairs, weights = np.empty(0, dtype=np.int64), np.empty(0)
+    found: list[np.ndarray] = []
     for distance in range(1, reach + 1):
         same = owners[distance:] == owners[:-distance]
-        found = (items[:-distance] * (count + 1) + items[distance:])[same]
-        pairs, place = np.unique(np.concatenate([pairs, found]), return_inverse=True)
-        fresh = np.full(len(found), FADING ** (distance - 1))
-        weights = np.bincount(place, np.concatenate([weights, fresh]), minlength=len(pairs))
-    return strongest(pairs, weights, count)
+        pairs = items[:-distance][same] * (count + 1) + items[distance:][same]
+        found.append(pairs * reach + (distance - 1))
+    codes = np.concatenate(found)
+    codes.sort()
+    pairs = codes // reach
+    begins = np.flatnonzero(np.diff(pairs, prepend=-1))
+    faded = FADING ** np.arange(reach)
+    weights = np.add.reduceat(faded[codes - pairs * reach], begins) if begins.size else np.empty(0)
+    return strongest(pairs[begins], weights, count)

@@ -15,8 +15,10 @@ from .ranking import measures, places
 SHARES = np.linspace(0.0, 1.0, 21)  # of the rules, tried on the validation histories
 TEMPERATURES = np.geomspace(0.5, 8.0, 25)
 ENOUGH = 5000  # of them
+ENOUGH_CELLS = 1 << 30  # events times items
 
-Score = Callable[[Tensor, Sequence[np.ndarray]], np.ndarray]
+# Scores [block, items + 1] in several ways, each with its name, of some questions
+Ways = Callable[[Tensor, Sequence[np.ndarray]], Iterator[tuple[str, np.ndarray]]]
 
 
 class Questions(NamedTuple):
@@ -38,19 +40,18 @@ def questions_of(answering: Answering, histories: Sequence[History]) -> Question
     return Questions(pasts, np.array(answers, dtype=np.int64))
 
 
-def placed(answering: Answering, questions: Questions, ways: dict[str, Score]) -> dict[str, np.ndarray]:
+def placed(answering: Answering, questions: Questions, ways: Ways) -> dict[str, np.ndarray]:
     """For each way of scoring how many items it puts before the answer, [questions]; all are ranked.
 
     An answer that cannot be given, since the model never met it or the user has had it, stands behind everything.
     """
-    found: dict[str, list[np.ndarray]] = {who: [] for who in ways}
+    found: dict[str, list[np.ndarray]] = {}
     for block in answering.blocks(len(questions.pasts)):
         pasts, answers = questions.pasts[block], questions.answers[block]
-        vectors = answering.last_vectors(pasts)
-        for who, way in ways.items():
-            scores = answering.barred(way(vectors, pasts), pasts)
+        for who, scores in ways(answering.last_vectors(pasts), pasts):
+            scores = answering.barred(scores, pasts)
             possible = np.isfinite(scores[np.arange(len(scores)), answers])
-            found[who].append(np.where(possible, places(scores, answers), scores.shape[1]))
+            found.setdefault(who, []).append(np.where(possible, places(scores, answers), scores.shape[1]))
     return {who: np.concatenate(parts) for who, parts in found.items()}
 
 
@@ -62,21 +63,29 @@ def with_popularity(answering: Answering, scores: np.ndarray) -> np.ndarray:
 def judge(answering: Answering, histories: Sequence[History]) -> dict[str, dict[str, float]]:
     """Hit rate, NDCG and reciprocal rank: ours, its two halves alone, and the baselines."""
     codec = answering.codec
-    ways: dict[str, Score] = {
-        "holdfast": answering.scores,
-        "its LSTM alone": lambda vectors, pasts: answering.scores(vectors, pasts, 0.0),
-        "sequential rules": lambda _, pasts: with_popularity(answering, codec.by_rules(pasts)),
-        "Markov chain": lambda _, pasts: with_popularity(answering, codec.by_chain(pasts)),
-        "popularity": lambda _, pasts: np.tile(codec.popularity, (len(pasts), 1)),
-    }
+
+    def ways(vectors: Tensor, pasts: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        halves = answering.halves(vectors, pasts)
+        yield "holdfast", answering.mixed(halves, pasts)
+        yield "its LSTM alone", answering.mixed(halves, pasts, 0.0)
+        yield "sequential rules", with_popularity(answering, halves.rules)
+        yield "Markov chain", with_popularity(answering, codec.by_chain(pasts))
+        yield "popularity", np.tile(codec.popularity, (len(pasts), 1))
+
     questions = questions_of(answering, histories)
     return {who: measures(place) for who, place in placed(answering, questions, ways).items()}
+
+
+def enough(histories: Sequence[History], items: int) -> Sequence[History]:
+    """Some thousand of the histories, and so many fewer that all ``items`` can be ranked for each of their events."""
+    asked = sum(max(1, one.held) for one in histories)
+    return histories[:: max(1, -(-len(histories) // ENOUGH), -(-asked * items // ENOUGH_CELLS))]
 
 
 @torch.inference_mode()
 def best_temperature(answering: Answering, histories: Sequence[History]) -> float:
     """By what the network's logits are to be divided, so that its probabilities are honest: that of least log loss."""
-    questions = questions_of(answering, histories[:: -(-len(histories) // ENOUGH)])
+    questions = questions_of(answering, enough(histories, len(answering.codec.items)))
     losses = np.zeros(len(TEMPERATURES))
     for block in answering.blocks(len(questions.pasts)):
         answers = torch.from_numpy(questions.answers[block])
@@ -88,13 +97,11 @@ def best_temperature(answering: Answering, histories: Sequence[History]) -> floa
 
 def best_share(answering: Answering, histories: Sequence[History]) -> float:
     """The share of the rules of the best NDCG@10, on a few thousand of the histories."""
-    step = -(-len(histories) // ENOUGH)
-    questions = questions_of(answering, histories[::step])
-    ways: dict[str, Score] = dict(sharing(answering))
+
+    def ways(vectors: Tensor, pasts: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        halves = answering.halves(vectors, pasts)
+        return ((str(share), answering.mixed(halves, pasts, share)) for share in SHARES.tolist())
+
+    questions = questions_of(answering, enough(histories, len(answering.codec.items)))
     scored = {who: measures(place)["NDCG@10"] for who, place in placed(answering, questions, ways).items()}
     return float(max(scored, key=lambda who: scored[who]))
-
-
-def sharing(answering: Answering) -> Iterator[tuple[str, Score]]:
-    for share in SHARES.tolist():
-        yield str(share), lambda vectors, pasts, share=share: answering.scores(vectors, pasts, share)

@@ -5,12 +5,14 @@ An LSTM over item embeddings with full-softmax cross-entropy at every position (
 tied to their embeddings.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import dropout, embedding, linear
 from torch.nn.utils.rnn import PackedSequence
 
 from holdfast.engine import LSTM
@@ -41,7 +43,7 @@ class NextItem(nn.Module):
         dropout: of embeddings and outputs, while training.
         forgotten: share of events that are taken for unknown items while training.
         negatives: of every event, drawn with the counts' power of ``alpha``, where there are more items than
-            LARGEST_FULL.
+            LARGEST_FULL. Gradients of the embeddings then hold the rows met only (torch's sparse ones).
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class NextItem(nn.Module):
         """items [batch, time] int64 -> vectors [batch, time, width] and the memory after the last step."""
         if self.training and self.forgotten:
             items = items.masked_fill(torch.rand(items.shape) < self.forgotten, 0)
-        x = functional.dropout(self.embedding(items), self.dropout, self.training)
+        x = dropout(embedding(items, self.embedding.weight, sparse=self.large), self.dropout, self.training)
         y, (h, c) = self.lstm(x, memory)
         return self.vectors(x, y), Memory(h, c)
 
@@ -82,29 +84,41 @@ class NextItem(nn.Module):
 
     def vectors(self, x: Tensor, y: Tensor) -> Tensor:
         """[..., width] from the embedding of each event and what the LSTM made of it."""
-        return self.out(functional.dropout(y, self.dropout, self.training)) + self.last(x)
+        return self.out(dropout(y, self.dropout, self.training)) + self.last(x)
 
     def loss(self, vectors: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, summed: vectors [events, width], targets [events] int64, from 1."""
         weight, bias = self.embedding.weight, self.bias
-        if len(weight) <= LARGEST_FULL:  # item 0 is a class too, which never comes and so soon weighs nothing
+        if not self.large:  # item 0 is a class too, which never comes and so soon weighs nothing
             return linear_cross_entropy(vectors, weight, bias, targets, reduction=Reduction.SUM)
-        counts: Tensor = self.counts  # pyright: ignore[reportAssignmentType]
         dice = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        drawn = NegativeSampler(counts, self.alpha).draw(self.negatives, dice)
-        return sampled_softmax_loss(vectors, weight, bias, targets, *drawn) * len(targets)
+        drawn = self.sampler.draw(self.negatives, dice)
+        return sampled_softmax_loss(vectors, weight, bias, targets, *drawn, sparse=True) * len(targets)
+
+    @property
+    def large(self) -> bool:
+        """Whether there are too many items to tell each target from all others."""
+        return len(self.bias) > LARGEST_FULL
+
+    @functools.cached_property
+    def sampler(self) -> NegativeSampler:
+        counts: Tensor = self.counts  # pyright: ignore[reportAssignmentType]
+        return NegativeSampler(counts, self.alpha)
 
     def logits(self, vectors: Tensor) -> Tensor:
         """[batch, width] -> [batch, items + 1], -inf for item 0."""
-        logits = functional.linear(vectors, self.embedding.weight, self.bias)
+        logits = linear(vectors, self.embedding.weight, self.bias)
         logits[:, 0] = float("-inf")
         return logits
 
     def log_places(self, vectors: Tensor, targets: Tensor) -> Tensor:
         """The log of each target's place among all items, the best 1: [events].
 
-        What ranking is about: a network too sure of itself is not worse for it, as by cross-entropy it would be.
+        What ranking is about: a network too sure of itself is not worse for it, as by cross-entropy it would be. Where
+        there are more items than LARGEST_FULL, of every so many events one is placed: the effort stays the same.
         """
+        every = -(-len(self.bias) // LARGEST_FULL)
+        vectors, targets = vectors[::every], targets[::every]
         step = max(1, BLOCK // len(self.bias))
         places: list[Tensor] = []
         for first in range(0, len(targets), step):
@@ -114,7 +128,10 @@ class NextItem(nn.Module):
         return torch.cat(places).log()
 
 
-def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Rows of numbers as [batch, time], zeros behind the shorter ones, and their lengths [batch]."""
-    lengths = torch.tensor([len(row) for row in rows])
-    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True), lengths
+    lengths = np.array([len(row) for row in rows])
+    found = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
+    for place, row in enumerate(rows):
+        found[place, : len(row)] = row
+    return torch.from_numpy(found), torch.from_numpy(lengths)

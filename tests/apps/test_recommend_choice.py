@@ -1,0 +1,240 @@
+"""Which items may be recommended, and finding them without scoring all: the answers stay those of the exact way."""
+
+import dataclasses
+import io
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from holdfast.apps.recommend import Recommender
+from holdfast.parts.errors import DataError, MissingExtraError, SettingError
+from holdfast.parts.events import answering, retrieval
+from holdfast.parts.events.history import History
+from holdfast.parts.events.next_item import NextItem
+from holdfast.training import checkpoint
+from holdfast.training.application import Recipe
+from holdfast.training.model import Model
+from holdfast.training.run import Run
+
+SMALL = Recommender(width=16, hidden=16, dropout=0.2)
+QUICK = Recipe(steps=150, batch=32, learning_rate=1e-2, validate_every=50)
+ITEMS = "sku,kind,price\n" + "\n".join(
+    [
+        "tent,sleep|outdoors,120",
+        "sleeping bag,sleep|outdoors,60",
+        "stove,cook|outdoors,35.5",
+        "pan,cook,20",
+        "whisk,cook,",
+        "boots,outdoors,80",
+        "submarine,outdoors,9",
+    ]
+)
+
+
+def shoppers(count: int, seed: int = 0) -> list[History]:
+    return SMALL.synthesize(count, np.random.default_rng(seed))
+
+
+@cache
+def model() -> Model[Any, Any, Any, Any, Any, Any]:
+    return SMALL.fit(shoppers(200), recipe=QUICK)
+
+
+def items_file(folder: Path) -> str:
+    (folder / "items.csv").write_text(ITEMS)
+    return str(folder / "items.csv")
+
+
+def recommended(**use: Any) -> set[str]:
+    (found,) = model().using(top=100, repeat=True, **use).predict([History("x", ("tent",))])
+    return set(found.items)
+
+
+# --- attributes ---
+
+
+@pytest.mark.parametrize(
+    ("where", "left"),
+    [
+        ((), {"tent", "sleeping bag", "stove", "pan", "whisk", "boots"}),
+        (("kind=cook",), {"stove", "pan", "whisk"}),
+        (("kind = cook", "kind=outdoors"), {"stove"}),
+        (("kind!=outdoors",), {"pan", "whisk"}),
+        (("price<=35.5",), {"stove", "pan"}),
+        (("price>35.5", "price<120"), {"sleeping bag", "boots"}),
+    ],
+)
+def test_items_are_those_that_meet_all_conditions(where: tuple[str, ...], left: set[str], tmp_path: Path) -> None:
+    assert recommended(items=items_file(tmp_path), where=where) == left
+
+
+def test_list_and_table_hold_together(tmp_path: Path) -> None:
+    (tmp_path / "stock.txt").write_text("pan\nlantern\n")
+    both = {"among": str(tmp_path / "stock.txt"), "items": items_file(tmp_path)}
+    assert recommended(**both, where=("kind=cook",)) == {"pan"}
+    with pytest.raises(DataError, match="is among those that"):
+        recommended(**both, where=("kind=sleep",))
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "said"),
+    [
+        ("kind", SettingError, "'kind' is not a condition"),
+        ("price<cheap", SettingError, "'cheap' is not a number"),
+        ("knid=cook", DataError, "no column 'knid'; did you mean 'kind'"),
+        ("kind=cok", DataError, "has kind=cok; did you mean 'cook'"),
+        ("price>500", DataError, "has price>500"),
+        ("price=9", DataError, "names no item that the model knows"),
+    ],
+)
+def test_what_no_item_can_meet_is_named(where: str, error: type[Exception], said: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=said):
+        recommended(items=items_file(tmp_path), where=(where,))
+
+
+def test_conditions_need_a_table() -> None:
+    with pytest.raises(SettingError, match="--where needs a table of items"):
+        recommended(where=("kind=cook",))
+
+
+def test_a_stream_keeps_to_the_conditions(tmp_path: Path) -> None:
+    stream = model().using(items=items_file(tmp_path), where=("kind=sleep",)).stream()
+    (piece,) = model().application.pieces(io.BytesIO(b"user,item\na,tent\na,\n"))
+    (answer,) = stream.push(piece)
+    assert answer.items == ("sleeping bag",)
+
+
+# --- retrieval ---
+
+
+def exact_and_near(model: Model[Any, Any, Any, Any, Any, Any], asked: list[History], **use: Any) -> list[Any]:
+    pytest.importorskip("usearch")
+    return [model.using(retrieval=how, **use).predict(asked) for how in ("exact", "approximate")]
+
+
+def assert_same(exact: list[Any], near: list[Any]) -> None:
+    assert len(exact) == len(near) > 0
+    for one, other in zip(exact, near, strict=True):
+        assert (other.user, other.items, other.reasons) == (one.user, one.items, one.reasons)
+        np.testing.assert_allclose(other.scores, one.scores, rtol=1e-4)  # float32 sums in another order
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+def test_of_few_items_the_index_finds_what_all_scores_say(repeat: bool) -> None:
+    asked = [*shoppers(20, seed=4), History("nobody", ()), History("stranger", ("submarine",))]
+    assert_same(*exact_and_near(model(), asked, repeat=repeat, top=7))
+
+
+@pytest.mark.parametrize("where", [("kind=cook",), ("price>20",)])
+def test_the_index_keeps_to_the_conditions(where: tuple[str, ...], tmp_path: Path) -> None:
+    asked = [*shoppers(20, seed=4), History("nobody", ())]
+    assert_same(*exact_and_near(model(), asked, items=items_file(tmp_path), where=where))
+
+
+def test_where_the_index_gives_too_few_all_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "MARGIN", 0)
+    monkeypatch.setattr(answering, "near", lambda *_: None)
+    assert_same(*exact_and_near(model(), shoppers(5, seed=4), top=7))
+
+
+def random_model(items: int) -> Model[Any, Any, Any, Any, Any, Any]:
+    """Not trained: a network over many items, with biases that matter, and rules from a few events."""
+    histories = [History(f"u{n}", (f"i{n}", f"i{7 * n % items}", f"i{(n + 1) % items}")) for n in range(items)]
+    app = Recommender(width=16, hidden=16)
+    codec = dataclasses.replace(app.prepare(histories), share=0.3, temperature=0.7)
+    net = app.network(codec)
+    assert isinstance(net, NextItem)
+    net.bias.data.normal_(std=0.5)
+    return Model(app, codec, net, {})
+
+
+def test_of_many_items_nearly_all_of_the_best_are_found() -> None:
+    many = random_model(6000)
+    asked = [History(f"a{n}", (f"i{n}", f"i{5 * n}", f"i{11 * n}")) for n in range(1, 60)]
+    exact, near = exact_and_near(many, asked)
+    hits = [len(set(one.items) & set(other.items)) for one, other in zip(exact, near, strict=True)]
+    assert np.mean(hits) > 9.5
+    for one, other in zip(exact, near, strict=True):
+        if one.items[0] == other.items[0]:  # the sum over all items is estimated from 4096 of them
+            assert other.scores[0] == pytest.approx(one.scores[0], rel=0.05)
+
+
+def test_an_allowed_third_is_searched_for_further(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    many = random_model(6000)
+    (tmp_path / "third.txt").write_text("\n".join(f"i{n}" for n in range(0, 6000, 3)))
+    asked = [History(f"a{n}", (f"i{n}", f"i{5 * n}")) for n in range(1, 40)]
+    monkeypatch.setattr(many.net, "logits", None)  # no fall back on scoring all
+    near = many.using(retrieval="approximate", among=str(tmp_path / "third.txt")).predict(asked)
+    monkeypatch.undo()
+    exact = many.using(among=str(tmp_path / "third.txt")).predict(asked)
+    assert all(int(item[1:]) % 3 == 0 for one in near for item in one.items)
+    assert np.mean([len(set(a.items) & set(b.items)) for a, b in zip(exact, near, strict=True)]) > 9.5
+
+
+def test_the_index_is_built_once_and_streams_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("usearch")
+    built: list[int] = []
+    graph_of = retrieval.graph_of
+    monkeypatch.setattr(retrieval, "graph_of", lambda rows, bias: built.append(len(rows)) or graph_of(rows, bias))
+    fresh = random_model(50).using(retrieval="approximate")
+    fresh.stream()
+    fresh.using(top=3).stream()
+    fresh.predict([History("a", ("i1",))])
+    assert built == [50]
+
+
+def test_without_usearch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "usearch.index", None)
+    with pytest.raises(MissingExtraError, match=r"holdfast\[ann\]"):
+        random_model(20).using(retrieval="approximate").stream()
+
+
+# --- a million items: nothing may cost what the catalogue costs ---
+
+
+def large(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Run:
+    monkeypatch.setattr("holdfast.parts.events.next_item.LARGEST_FULL", 3)
+    app = dataclasses.replace(SMALL, negatives=4)
+    train, valid = app.split(shoppers(60), np.random.default_rng(0))
+    return Run(app, train, valid, dataclasses.replace(QUICK, batch=2, **changes))
+
+
+def test_a_step_moves_the_rows_it_met_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = large(monkeypatch)
+    before = run.net.state_dict()["embedding.weight"].clone()
+    run.advance()
+    gradient = run.net.get_parameter("embedding.weight").grad
+    assert gradient is not None and gradient.is_sparse
+    moved = (run.net.state_dict()["embedding.weight"] != before).any(1).nonzero().flatten().tolist()
+    assert set(moved) <= set(gradient.coalesce().indices()[0].tolist()) and 0 < len(moved) < len(before)
+    (state,) = [state for state in run.optimiser.state.values() if "sums" in state]
+    assert state["sums"].shape == (len(before),)
+
+
+def test_the_clip_sees_rows_that_came_twice_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = large(monkeypatch, clip=1e-3)
+    norm = run.advance().norm
+    squares = 0.0
+    for parameter in run.net.parameters():
+        assert parameter.grad is not None
+        squares += float(
+            parameter.grad.to_dense().square().sum() if parameter.grad.is_sparse else parameter.grad.square().sum()
+        )
+    assert norm > 1e-3 and squares**0.5 == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_with_sparse_gradients_it_resumes_bit_for_bit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    straight, broken = (large(monkeypatch, steps=6, validate_every=3) for _ in range(2))
+    list(straight)
+    for _ in range(4):
+        broken.advance()
+    checkpoint.save(broken, tmp_path / "a.run")
+    resumed = large(monkeypatch, steps=6, validate_every=3)
+    checkpoint.resume(resumed, tmp_path / "a.run")
+    list(resumed)
+    for name, tensor in straight.net.state_dict().items():
+        assert bool((resumed.net.state_dict()[name] == tensor).all()), name
