@@ -36,11 +36,11 @@ def dialogues(shared_data: Path) -> Iterator[Turn]:
     with lzma.open(shared_data / "sgd_dialogues" / "dev.jsonl.xz", "rt", encoding="utf8") as file:
         for turn in (turn for line in file for turn in json.loads(line)["turns"] if turn["s"] == "U"):
             acts = (act for act in turn["a"] if act[0] == "INFORM" and len(act) > 2)
-            yield Turn("user", turn["t"], turn["i"], tuple(Slot(act[1], value) for act in acts for value in act[2]))
+            yield Turn("user", turn["t"], turn.get("i"), tuple(Slot(act[1], value) for act in acts for value in act[2]))
 
 
 def test_intents_of_a_bank_are_learned_better_than_by_counting_words(shared_data: Path) -> None:
-    turns = questions(shared_data, intents=8, each=60)
+    turns = questions(shared_data, intents=20, each=30)
     train, asked = [t for n, t in enumerate(turns) if n % 3], turns[::3]
     facts = learn_messages(train)
     torch.manual_seed(0)
@@ -58,16 +58,17 @@ def test_intents_of_a_bank_are_learned_better_than_by_counting_words(shared_data
     chances = facts.baseline.probabilities([[word.text for word in words_of(turn.text)] for turn in asked])
     counted = [facts.intents[place] for place in chances.argmax(axis=1)]
     baseline = intent_scores(truth, counted, counted, None)
-    assert baseline["accuracy"] > 0.75  # a baseline worth beating: by chance it would be an eighth
+    assert baseline["accuracy"] > 0.6  # a baseline worth beating: by chance it would be a twentieth
     assert ours["accuracy"] > baseline["accuracy"]
 
 
-def test_nearly_all_slots_stand_in_the_text(shared_data: Path) -> None:
+def test_nearly_all_values_of_several_words_stand_in_the_text(shared_data: Path) -> None:
     turns = list(itertools.islice(dialogues(shared_data), 1500))
     said = found = 0
     for turn in turns:
-        words, slots = words_of(turn.text), turn.slots or ()
+        # Of one word are also "True", "dontcare" and "3" where the text has "three": no text says them.
+        words, slots = words_of(turn.text), [slot for slot in turn.slots or () if " " in slot.value]
         standing = standing_in(turn.text, words, slots)
         assert slots_in(turn.text, words, tags_of(turn.text, words, standing)) == standing
         said, found = said + len(slots), found + len({slot.name for slot in standing})
-    assert said > 1000 and found > 0.97 * said
+    assert said > 300 and found > 0.97 * said

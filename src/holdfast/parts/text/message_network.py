@@ -154,9 +154,10 @@ class MessageNetwork(nn.Module):
         return Answers(torch.stack([wide, *(intent for intent, _ in read)]), torch.stack([tag for _, tag in read]))
 
     def loss(self, answers: Answers, batch: Messages) -> MessageLoss:
-        """In training the voices' mean loss, labels smoothed: each learns by itself, since voices that learn to
-        complete each other are right together on what they know by heart, and wrong together on the rest. In evaluation
-        the loss of what they say together.
+        """In training the voices' mean loss, labels smoothed; in evaluation the loss of what they say together.
+
+        Each voice learns by itself: the sum of their logits, learned as one, soon explains what it has seen, and then
+        no voice learns any more (one run each on BANKING77, a fifth of train held out: 89.8 % against 91.9 %).
         """
         if not self.training:
             intents, tags = together(answers)
