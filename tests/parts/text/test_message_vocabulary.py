@@ -38,7 +38,7 @@ def test_facts_of_a_few_messages() -> None:
     facts = learn_messages(TURNS)
     assert facts.words == ("a", "book", "in", "jose", "san", "table", "?", "card", "is", "my")  # the bot's are not met
     assert facts.intents == ("card", "table") and facts.outside == "oos" and facts.classes == 3
-    assert facts.slots == ("where", "who") and facts.threshold == -math.inf
+    assert facts.slots == ("where", "who") and facts.threshold == 0
     assert hashed("p", "san jose") in facts.phrases.codes and hashed("p", "new card") not in facts.phrases.codes
     assert set(letters_of("card")) <= set(facts.letters.codes.tolist())
     np.testing.assert_array_equal(facts.baseline.messages, [2, 3, 1])
@@ -79,7 +79,7 @@ def test_facts_are_kept_in_a_model_file() -> None:
     back = settings.from_json(MessageFacts, settings.to_json(facts, arrays), arrays)
     assert back.words == facts.words and back.threshold == 0.25 and back.outside == "oos"
     np.testing.assert_array_equal(back.message(TURNS[3]).weights, facts.message(TURNS[3]).weights)
-    never = learn_messages(TURNS)
+    never = learn_messages(TURNS, outside=None)  # then nothing is rejected
     assert settings.from_json(MessageFacts, settings.to_json(never, arrays), arrays).threshold == -math.inf
 
 

@@ -10,11 +10,11 @@ from holdfast.parts.text.out_of_scope import choose_threshold, fit_scores, separ
 NONE = np.empty(0)
 
 
-def test_what_is_out_of_scope_takes_from_the_fit() -> None:
+def test_fit_is_a_probability_or_the_odds_against_what_is_out_of_scope() -> None:
     chances = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.1, 0.2, 0.7]])
     logits = np.log(chances) + np.array([[5], [0], [900]])  # of any height
-    np.testing.assert_allclose(fit_scores(logits, 2), [0.5, 0.2, 0.2])
     np.testing.assert_allclose(fit_scores(logits, 3), [0.5, 0.7, 0.7])
+    np.testing.assert_allclose(fit_scores(logits, 2), np.log([0.5 / 0.2, 0.2 / 0.7, 0.2 / 0.7]))
 
 
 def test_the_wanted_share_stays_in() -> None:

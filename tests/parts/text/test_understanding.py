@@ -30,9 +30,9 @@ def test_an_answer_by_hand() -> None:
     assert one.intent == "table" and one.slots == slots
     assert one.confidence == pytest.approx(0.5, rel=1e-5)
     assert one.alternatives == (("table", pytest.approx(0.5, rel=1e-5)), ("card", pytest.approx(0.3, rel=1e-5)))
-    strict = understood(dataclasses.replace(facts, threshold=0.51), logits, slots)
+    strict = understood(dataclasses.replace(facts, threshold=float(np.log(0.5 / 0.2)) + 0.01), logits, slots)
     assert strict == dataclasses.replace(one, intent=None)
-    outside = understood(dataclasses.replace(facts, threshold=0.4), np.log([0.1, 0.2, 0.7]), ())
+    outside = understood(facts, np.log([0.1, 0.2, 0.7]), ())
     assert outside.intent is None and outside.alternatives[0][0] == "table"
 
 

@@ -18,7 +18,7 @@ from holdfast.engine import Cell, LSTMStack
 
 from .message_vocabulary import IGNORED, UNKNOWN, Message, MessageFacts
 
-WIDE_SCALE: Final = 10.0  # of the n-grams' weights: a step of Adam then moves a logit as far as a step of a reader does
+WIDE_SCALE: Final = 5.0  # of the n-grams' weights: a step of Adam then moves a logit as far as a step of a reader does
 
 
 class Messages(NamedTuple):
@@ -140,7 +140,7 @@ class MessageNetwork(nn.Module):
 
     def __init__(self, facts: MessageFacts, sizes: Sizes, rates: Rates) -> None:
         super().__init__()
-        self.sizes, self.rates, self.scale = sizes, rates, WIDE_SCALE
+        self.sizes, self.rates = sizes, rates
         grams = len(facts.phrases) + len(facts.letters)
         self.wide = nn.EmbeddingBag(max(1, grams), max(1, facts.classes), mode="sum")
         nn.init.zeros_(self.wide.weight)
@@ -148,15 +148,16 @@ class MessageNetwork(nn.Module):
 
     def forward(self, batch: Messages) -> Answers:
         """Logits of every voice; see together() for what they say in common."""
-        weights = functional.dropout(batch.weights * self.scale, self.rates.grams, self.training)
+        weights = functional.dropout(batch.weights * WIDE_SCALE, self.rates.grams, self.training)
         wide: Tensor = self.wide(batch.grams, batch.gram_begins, weights)  # [batch, classes]
         read = [reader(batch) for reader in self.readers]
         return Answers(torch.stack([wide, *(intent for intent, _ in read)]), torch.stack([tag for _, tag in read]))
 
     def loss(self, answers: Answers, batch: Messages) -> MessageLoss:
-        """In training the voices' mean loss, labels smoothed: each learns by itself, since voices that learn to
-        complete each other are right together on what they know by heart, and wrong together on the rest. In evaluation
-        the loss of what they say together.
+        """In training the voices' mean loss, labels smoothed; in evaluation the loss of what they say together.
+
+        Each voice learns by itself: the sum of their logits, learned as one, soon explains what it has seen, and then
+        no voice learns any more (one run each on BANKING77, a fifth of train held out: 89.8 % against 91.9 %).
         """
         if not self.training:
             intents, tags = together(answers)

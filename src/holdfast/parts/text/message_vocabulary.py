@@ -68,7 +68,7 @@ class MessageFacts:
     intents: tuple[str, ...]  # without the one for out-of-scope messages
     outside: str | None  # the name of the intent that out-of-scope messages carry, if there were any
     slots: tuple[str, ...]
-    threshold: float  # a message whose score is below is out of scope
+    threshold: float  # a message whose out_of_scope.fit_scores is below is out of scope
     baseline: NaiveBayes
 
     @property
@@ -152,7 +152,7 @@ def learn_messages(
         intents=inside,
         outside=outside if outside in intents else None,
         slots=tuple(sorted(slots)),
-        threshold=float("-inf"),
+        threshold=0.0 if outside in intents else float("-inf"),  # more likely an intent than none; nothing is rejected
         baseline=count_words(labelled, len(named)),
     )
 

@@ -66,8 +66,10 @@ def understood(facts: MessageFacts, logits: np.ndarray, slots: Sequence[Slot]) -
 def read(net: MessageNetwork, facts: MessageFacts, turns: Sequence[Turn]) -> tuple[np.ndarray, np.ndarray]:
     """Logits of intents [messages, classes] and of tags [messages, time, tags], all voices together."""
     training = net.training
-    net.eval()
+    if training:  # a walk over all modules, which one message would feel
+        net.eval()
     with torch.inference_mode():
         intents, tags = together(net(gather(facts, [facts.message(turn) for turn in turns])))
-    net.train(training)
+    if training:
+        net.train()
     return intents.numpy(), tags.transpose(0, 1).numpy()
