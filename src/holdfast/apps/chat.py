@@ -71,11 +71,11 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
     replying: bool = setting(True, "learn to write replies, where the data have them")
     outside: str = setting("oos", "the intent of messages that are none of the others")
     accepted: float = setting(0.95, "share of the intents' own messages that are taken for one", low=0.5, high=1.0)
-    members: int = setting(3, "readers of messages that are averaged", low=1)
+    members: int = setting(1, "readers of messages that are averaged, beside the n-grams", low=1)
     message_width: int = setting(128, "width of the embeddings that understand", low=1)
-    message_hidden: int = setting(192, "memory cells of each direction that understands", low=1)
-    message_dropout: float = setting(0.5, "share of features left out while learning intents", low=0.0, high=0.95)
-    message_words: float = setting(0.2, "share of words left out while learning intents", low=0.0, high=0.95)
+    message_hidden: int = setting(128, "memory cells of each direction that understands", low=1)
+    message_dropout: float = setting(0.4, "share of features left out while learning intents", low=0.0, high=0.95)
+    message_words: float = setting(0.1, "share of words and n-grams left out, too", low=0.0, high=0.95)
     smoothing: float = setting(0.1, "share of an intent's probability spread over all", low=0.0, high=0.9)
     vocabulary: int = setting(6000, "subwords at most", low=256)
     width: int = setting(128, "width of the embeddings that write", low=1)
@@ -112,7 +112,7 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
     summary: ClassVar[str] = "a user's messages in, intents, slots and replies out, token by token"
     prose: ClassVar[Prose] = Prose("reply", end="")
     recipe: ClassVar[Recipe] = Recipe(
-        steps=4000, batch=64, learning_rate=2e-3, weight_decay=0.01, validate_every=200, average=0.998
+        steps=2000, batch=64, learning_rate=3e-3, weight_decay=0.01, validate_every=200, average=0.99
     )
     codec_type: ClassVar[type] = Talk
 
