@@ -7,9 +7,10 @@ checkpoint results/apps_chat_TASK_SEED.run until its minutes are over; when it i
 results/apps_chat.json. --choose scores validation instead.
 
 BANKING77 has no validation part: settings were chosen with a part of train held out (--choose: a tenth, of every intent
-as much), and what is tested was trained on all of it, for so many steps. CLINC150: the official parts. SGD: the packaged part of train, of which 300 conversations are validation;
-the packaged part of dev is the test. Replies are written with the system's acts given, and without. No published
-figures are of this part of SGD. TF-IDF + SVM, the baseline of the intents, is scikit-learn's, trained in the same run.
+as much), and what is tested was trained on all of it, for so many steps. CLINC150: the official parts. SGD: the
+packaged part of train, of which 300 conversations are validation; the packaged part of dev is the test. Replies are
+written with the system's acts given, and without. No published figures are of this part of SGD. TF-IDF + SVM, the
+baseline of the intents, is scikit-learn's, trained in the same run.
 """
 
 import argparse
