@@ -242,7 +242,7 @@ def scored(name: str, task: Task, run: Run, data: Data, folder: Path) -> dict[st
             is_answered(*pair) for one in data.test for pair in zip(one.turns, one.turns[1:], strict=False)
         )
     else:
-        scores["TF-IDF + SVM"] = vector_machine([*data.train, *data.valid], data.test)
+        scores["TF-IDF + SVM"] = vector_machine(data.train, data.test)
     return found | {
         "steps": run.step,
         "best_step": run.best_step,
@@ -271,7 +271,6 @@ def main() -> None:
     parser.add_argument("--choose", action="store_true", help="score validation, not test")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name in given.task or TASKS:
         task = TASKS[name]
         recipe = dataclasses.replace(task.recipe, seed=given.seed, steps=given.steps or task.recipe.steps)
@@ -289,8 +288,10 @@ def main() -> None:
                 scores["TF-IDF + SVM"] = vector_machine(data.train, data.valid)
             print(json.dumps(scores, indent=1), flush=True)
         elif run.finished:
-            results.setdefault("test", {})[name] = {**scored(name, task, run, data, given.data), "seed": given.seed}
-            print(json.dumps(results["test"][name], indent=1), flush=True)
+            found = {**scored(name, task, run, data, given.data), "seed": given.seed}
+            print(json.dumps(found, indent=1), flush=True)
+            results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}  # another task may have ended since
+            results.setdefault("test", {})[name] = found
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
