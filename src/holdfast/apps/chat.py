@@ -237,6 +237,7 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
             self.n_best,
             self.length_penalty,
             no_repeat=self.no_repeat,
+            shortest=1,
             most=self.length,
             diversity=self.diversity,
         )

@@ -89,3 +89,13 @@ def test_what_is_said_to_everybody_is_ranked_lower() -> None:
     assert plain.strangeness(plain.vocabulary.encode(" jumps over").tolist()) < plain.strangeness(
         plain.vocabulary.encode(" dog jumps").tolist()
     )
+
+
+def test_silence_is_no_reply() -> None:
+    bot = replying(Style(Search(beam=1), Sampling(0.0), 12))
+    torch.nn.init.constant_(bot.net.gate.bias, 60.0)  # nothing is copied
+    with torch.no_grad():
+        bot.net.bias[bot.vocabulary.start] = 50.0  # to end is all the network wants
+        bot.net.bias[bot.vocabulary.encode("x")[0]] = 30.0
+    begin = bot.begin(bot.hear(bot.fresh(), "user", "red fox"), ())
+    assert "".join(bot.write(begin, 1)) == "x"

@@ -75,6 +75,7 @@ def test_text_has_a_message_per_line(tmp_path: Path) -> None:
         ("a.csv", "who,text\nuser,a\nrobot,b\n", "row 3: the speaker is 'robot'"),
         ("a.csv", "when,where\n1,2\n", "no column of messages among when, where"),
         ("a.csv", "text\n", "no rows but a header"),
+        ("a.csv", "who,text\nuser,\nbot, \n", "holds no messages"),
         ("a.csv", 'text,slots\na,"{city: Rome}"\n', "row 2: .* is not JSON"),
         ("a.jsonl", '{"text": "a"}\nnonsense\n', "line 2: it is not JSON"),
         ("a.jsonl", "[1]\n", "value 1 is not an object"),

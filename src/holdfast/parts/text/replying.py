@@ -179,6 +179,8 @@ class Replying:
             token, first = end, True
             for _ in range(self.style.length):
                 log_p, _ = step.step(torch.tensor([token]), torch.tensor([slot]))
+                if first:
+                    log_p[0, end] = -torch.inf  # silence is no reply
                 token = self.style.sampling.choose(log_p[0].numpy(), past, rng)
                 if token == end:
                     break

@@ -151,7 +151,7 @@ def of_rows(
         raise DataError(f"{where} has no rows but a header")
     found = columns.found_in(names, where)
     read = [row_of(row, found, f"{where}, row {number}") for number, row in enumerate(rows, start=2)]
-    return gathered(read)
+    return gathered(read, where)
 
 
 def objects(text: str, whole: bool, where: str) -> list[Mapping[str, Any]]:
@@ -198,7 +198,7 @@ def of_objects(found: Sequence[Mapping[str, Any]], columns: Columns, where: str,
             if assistant and keys.speaker is not None and turn.get(keys.speaker) == SYSTEM:
                 continue
             read.append(row_of(turn, keys, f"{here}, turn {place}")._replace(conversation=name))
-    return gathered(read)
+    return gathered(read, where)
 
 
 def turns_of(one: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
@@ -284,12 +284,14 @@ def spelled(value: Any) -> list[str]:
     return ["" if value is None else str(value).strip()]
 
 
-def gathered(rows: Sequence[Row]) -> list[Conversation]:
+def gathered(rows: Sequence[Row], where: str) -> list[Conversation]:
     """Rows put together: those of one conversation; without names those of a table with speakers, or each alone."""
     found: dict[str, list[Turn]] = {}
     alone = all(row.speaker is None for row in rows)
     for number, row in enumerate(rows, start=1):
         join(found.setdefault(named(row, number, alone), []), row)
+    if not any(found.values()):
+        raise DataError(f"{where} holds no messages: all of them are empty")
     return [Conversation(name, tuple(turns)) for name, turns in found.items() if turns]
 
 
