@@ -54,7 +54,8 @@ def sentences(folder: Path) -> list[str]:
         with lzma.open(folder / "tatoeba_en_de" / name, "rt", encoding="utf-8", newline="\n") as file:
             names, *rows = (line.rstrip("\n").split("\t") for line in file)
         found |= dict.fromkeys(row[names.index("en")] for row in rows)
-    return [list(found)[n] for n in np.random.default_rng(0).permutation(len(found))]
+    every = list(found)
+    return [every[n] for n in np.random.default_rng(0).permutation(len(every))]
 
 
 def words(sentence: str) -> Words:
