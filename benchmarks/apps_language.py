@@ -150,9 +150,10 @@ def main() -> None:
     train(run, saved)
     model, started = run.finish(), time.perf_counter()
     name = f"{task}, chosen by" if given.choose else task
+    scores = judged(model, task, test)
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     results[name] = {
-        "scores": judged(model, task, test),
+        "scores": scores,
         "published": PUBLISHED[task],
         "train_seconds": run.seconds,
         "judging_seconds": time.perf_counter() - started,

@@ -225,7 +225,9 @@ def main() -> None:
         if not train(run, saved, given.minutes):
             print(f"  not finished: {saved} holds step {run.step} of {recipe.steps}; the same command goes on")
             continue
-        results.setdefault("test", {})[name] = {**scored(task, run, given.data), "seed": given.seed}
+        found = {**scored(task, run, given.data), "seed": given.seed}
+        results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}  # another task may have ended since
+        results.setdefault("test", {})[name] = found
         print(json.dumps(results["test"][name], indent=1), flush=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
