@@ -166,7 +166,23 @@ def language_tables() -> str:
             rows.append([f"{who}, published", str(row.get("nats", "")), f"{row.get('perplexity', '')}{with_cache}", ""])
         cost = f"{found['weights']:,} weights, {found['steps']:,} steps in {found['train_seconds']:.0f} s"
         parts.append(f"**{title}**\n\n{markdown(rows)}\n\n{cost} on {found['machine']['threads']} threads.")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, samples()])
+
+
+def samples() -> str:
+    """Whether written sentences are like real ones; nothing where that was not measured."""
+    if not (RESULTS / "apps_language_samples.json").is_file():
+        return ""
+    found = result("apps_language_samples")
+    columns = {
+        "new": "new sentences",
+        "trigrams": "trigrams attested",
+        "whole": "sentences of attested trigrams alone",
+        "distinct_2": "distinct pairs",
+    }
+    cost = f"{found['weights']:,} weights, {found['recipe']['steps']:,} steps in {found['train_seconds']:.0f} s"
+    title = "Written sentences, judged by text that was not learned from"
+    return f"**{title}**\n\n{scored({**found, 'published': {}}, columns)}\n\n{cost}."
 
 
 def scored(found: dict[str, Any], columns: dict[str, str]) -> str:
