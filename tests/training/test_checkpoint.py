@@ -66,6 +66,21 @@ def test_refuses_a_run_of_other_settings_data_or_kind(tmp_path: Path) -> None:
         model_file.read(path, "model")
 
 
+def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
+    """What the file does not name was what the default is; a run that wants something else is still refused."""
+    path = tmp_path / "a.run"
+    checkpoint.save(new_run(), path)
+    for missing, goes_on in (("patience", True), ("average", False)):
+        contents = model_file.read(path, "run")
+        recipe = {name: value for name, value in contents.header["recipe"].items() if name != missing}
+        model_file.write(tmp_path / "b.run", "run", {**contents.header, "recipe": recipe}, dict(contents.tensors))
+        if goes_on:
+            checkpoint.resume(new_run(), tmp_path / "b.run")
+        else:
+            with pytest.raises(ModelFileError, match="other recipe"):
+                checkpoint.resume(new_run(), tmp_path / "b.run")
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.run"
     checkpoint.save(new_run(), path)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..parts import settings
 from ..parts.errors import ModelFileError
 from . import model_file
+from .application import Recipe
 from .model import describe
 from .run import Run
 
@@ -69,10 +70,13 @@ def compare(run: Run, header: Mapping[str, Any], path: Path) -> None:
         "recipe": settings.to_json(run.recipe, {}),
         "data": fingerprint(run),
     }
+    # A setting that came with a later Holdfast was what its default does now.
+    usual = {"settings": settings.to_json(type(run.application)(), {}), "recipe": settings.to_json(Recipe(), {})}
     for what, now in mine.items():
-        if header[what] != now:
+        before = {**usual[what], **header[what]} if what in usual else header[what]
+        if before != now:
             raise ModelFileError(
-                f"{path} was started with other {what}: {json.dumps(header[what]):.200}, now {json.dumps(now):.200}",
+                f"{path} was started with other {what}: {json.dumps(before):.200}, now {json.dumps(now):.200}",
                 hint="go on with the same, or start anew without --resume",
             )
 
