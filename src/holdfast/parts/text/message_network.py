@@ -157,7 +157,7 @@ class MessageNetwork(nn.Module):
         """In training the voices' mean loss, labels smoothed; in evaluation the loss of what they say together.
 
         Each voice learns by itself: the sum of their logits, learned as one, soon explains what it has seen, and then
-        no voice learns any more (one run each on BANKING77, a fifth of train held out: 89.8 % against 91.9 %).
+        no voice learns any more.
         """
         if not self.training:
             intents, tags = together(answers)
