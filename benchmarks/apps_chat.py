@@ -10,7 +10,7 @@ BANKING77 has no validation part: settings were chosen with a part of train held
 as much), and what is tested was trained on all of it, for so many steps. CLINC150: the official parts. SGD: the
 packaged part of train, of which 300 conversations are validation; the packaged part of dev is the test. Replies are
 written with the system's acts given, and without. No published figures are of this part of SGD. TF-IDF + SVM, the
-baseline of the intents, is scikit-learn's, trained in the same run.
+baseline of the intents, is scikit-learn's (the extra bench), trained in the same run.
 """
 
 import argparse
@@ -33,10 +33,10 @@ from holdfast.apps.chat import Chatbot
 from holdfast.parts.text.chatting import Said
 from holdfast.parts.text.conversation import Conversation, Slot, Turn
 from holdfast.parts.text.exchanges import is_answered
-from holdfast.training import checkpoint
 from holdfast.training.application import Recipe
 from holdfast.training.model import Model
 from holdfast.training.run import Run
+from resumable import train
 
 RESULTS = Path(__file__).parent / "results" / "apps_chat.json"
 SERVICES = 300  # conversations of SGD's train that are validation
@@ -145,29 +145,6 @@ TASKS = {
         {"LABES (GRU), on MultiWOZ": {"BLEU": 18.9}},
     ),
 }
-
-
-def train(run: Run, saved: Path | None, minutes: float) -> bool:
-    """Train, from the checkpoint on and with one at every look; whether it is finished."""
-    if saved is not None and saved.exists():
-        checkpoint.resume(run, saved)
-        print(f"  going on from step {run.step}", flush=True)
-    started = time.monotonic()
-    for report in run:
-        if report.valid is not None:
-            parts = ", ".join(f"{name} {value:.3f}" for name, value in report.parts.items())
-            print(
-                f"  step {report.step}: loss {report.loss:.4f} ({parts}), validation {report.valid:.4f}, "
-                f"{report.seconds:.0f} s",
-                flush=True,
-            )
-            if saved is not None:
-                checkpoint.save(run, saved)
-        if time.monotonic() - started > 60 * minutes:
-            if saved is not None:
-                checkpoint.save(run, saved)
-            return run.finished
-    return True
 
 
 def vector_machine(train: Talks, judged: Talks) -> dict[str, float]:

@@ -27,10 +27,10 @@ import torch
 
 from holdfast.apps.translate import Translator
 from holdfast.parts.text.pairs import Pair
-from holdfast.training import checkpoint
 from holdfast.training.application import Recipe
 from holdfast.training.model import Model
 from holdfast.training.run import Run
+from resumable import train
 
 RESULTS = Path(__file__).parent / "results" / "apps_translate.json"
 AnyModel = Model[Any, Any, Any, Any, Any, Any]
@@ -100,27 +100,6 @@ def load(folder: Path, columns: tuple[str, str]) -> list[Pair]:
 def begun(task: Task, app: Translator, recipe: Recipe, data: Path) -> Run:
     train, valid = (load(data / task.folder / part, task.columns) for part in task.parts[:2])
     return Run(app, train, valid, recipe)
-
-
-def train(run: Run, saved: Path | None, minutes: float) -> bool:
-    """Train, from the checkpoint on and with one at every look; whether it is finished."""
-    if saved is not None and saved.exists():
-        checkpoint.resume(run, saved)
-        print(f"  going on from step {run.step}", flush=True)
-    started = time.monotonic()
-    for report in run:
-        if report.valid is not None:
-            print(
-                f"  step {report.step}: loss {report.loss:.4f}, validation {report.valid:.4f}, {report.seconds:.0f} s",
-                flush=True,
-            )
-            if saved is not None:
-                checkpoint.save(run, saved)
-        if time.monotonic() - started > 60 * minutes:
-            if saved is not None:
-                checkpoint.save(run, saved)
-            return run.finished
-    return True
 
 
 def speed(model: AnyModel, pairs: list[Pair]) -> dict[str, float]:

@@ -9,7 +9,6 @@ research: nothing here is trained on them.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +18,9 @@ import torch
 import apps_chat
 import apps_language
 import apps_translate
-from holdfast.training import checkpoint
 from holdfast.training.model import Model
 from holdfast.training.run import Run
+from resumable import train
 
 RESULTS = Path(__file__).parent / "results"
 AnyModel = Model[Any, Any, Any, Any, Any, Any]
@@ -80,20 +79,9 @@ READY = {
 
 def made(ready: Ready, data: Path, minutes: float) -> AnyModel | None:
     """The model, or None where the minutes were too few; then its checkpoint holds what there is."""
-    run, saved = ready.begin(data), RESULTS / ready.saved
-    if saved.exists():
-        checkpoint.resume(run, saved)
-    started = time.monotonic()
-    for report in run:
-        if report.valid is not None:
-            print(f"  step {report.step} of {run.recipe.steps}: validation {report.valid:.4f}", flush=True)
-            checkpoint.save(run, saved)
-        if time.monotonic() - started > 60 * minutes:
-            checkpoint.save(run, saved)
-            break
-    if not run.finished:
+    run = ready.begin(data)
+    if not train(run, RESULTS / ready.saved, minutes):
         return None
-    checkpoint.save(run, saved)
     model = run.finish()
     model.card["data"], model.card["licence of the data"] = ready.data, ready.licence
     return model

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, final
@@ -39,8 +38,6 @@ from ..training.application import Application, Loss, Prose, Recipe, Scores, Sho
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-log = logging.getLogger("holdfast")
 
 HELD_OUT = 0.05  # share of the conversations for validation; of single messages twice as much
 

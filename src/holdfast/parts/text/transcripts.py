@@ -150,6 +150,7 @@ def of_rows(
     if not rows:
         raise DataError(f"{where} has no rows but a header")
     found = columns.found_in(names, where)
+    log.info("%s: %s", where, ", ".join(f"{what} {name!r}" for what, name in vars(found).items() if name is not None))
     read = [row_of(row, found, f"{where}, row {number}") for number, row in enumerate(rows, start=2)]
     return gathered(read, where)
 
