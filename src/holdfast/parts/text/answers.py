@@ -82,8 +82,11 @@ def answer_rows(outputs: Sequence[Answered]) -> list[dict[str, Any]]:
 
 def draw_answers(outputs: Sequence[Answered]) -> "Figure":
     """The beginning of the conversations: messages to the left, replies to the right."""
-    lines = [line for _, one in whole(outputs)[:SHOWN] for line in spoken_lines(one)]
-    figure: Any = figure_of()(figsize=(10, 0.8 + 0.42 * max(1, len(lines))), layout="constrained")
+    lines: list[tuple[str, str, str]] = []
+    for name, group in itertools.groupby(whole(outputs)[:SHOWN], key=lambda pair: pair[0]):
+        lines.append(("user", f"conversation {shortened(name)}", "white"))
+        lines += [line for _, one in group for line in spoken_lines(one)]
+    figure: Any = figure_of()(figsize=(8, 0.8 + 0.42 * max(1, len(lines))), layout="constrained")
     axes = figure.subplots()
     for row, (side, text, colour) in enumerate(lines):
         place, align = (0.01, "left") if side == "user" else (0.99, "right")
