@@ -118,7 +118,7 @@ CONTRACTS = [
     Contract(
         "language",
         {"unit": "words", "width": 16, "hidden": 16, "back": 12, "length": 20, "dropout": 0.1, "weight_drop": 0.1},
-        replace(QUICK, steps=60, batch=8, average=0.0),
+        replace(QUICK, steps=180, batch=8, average=0.0, learning_rate=0.02),
         40,
         write_story,
         reads_text=True,

@@ -1,6 +1,7 @@
 """What is special about chat: copying what was never said, many conversations at once, either half alone."""
 
 import io
+import itertools
 from functools import cache
 from typing import Any
 
@@ -82,7 +83,25 @@ def test_a_state_holds_all_conversations_and_does_not_grow() -> None:
     other.restore(stream.state())
     for name in ("1", "2"):
         asked = Said(name, Turn("user", "I need a red suit, please."))
-        assert [p.reply for p in stream.push(asked)] == [p.reply for p in other.push(asked)]
+        ours, theirs = list(stream.push(asked)), list(other.push(asked))
+        assert [p.reply for p in ours] == [p.reply for p in theirs]
+        assert ours[0].answers[0].understood == theirs[0].answers[0].understood is not None
+
+
+def test_what_was_said_before_is_understood_with_a_message() -> None:
+    """The same words after another question, in a stream and in a file; the bot's own reply is a question, too."""
+    heard = [Turn("user", "I need a suit."), Turn("bot", "At what time may I expect you?"), Turn("user", "Nine.")]
+    (whole,) = model().predict([Conversation("1", tuple(heard))])
+    (alone,) = model().predict([Conversation("1", (heard[2],))])
+    assert whole.answers[1].understood != alone.answers[0].understood
+    stream = model().stream()
+    parts = [part for turn in heard for part in stream.push(Said("1", turn))]
+    assert parts[-1].answers[0].understood == whole.answers[1].understood
+    own = model().stream()
+    (*_, reply) = itertools.accumulate(part.reply for part in own.push(Said("1", heard[0])))
+    last = next(iter(own.push(Said("1", heard[2])))).answers[0].understood
+    said = [Conversation("1", (heard[0], Turn("bot", reply), heard[2]))]
+    assert last == model().predict(said)[0].answers[1].understood
 
 
 def test_n_best_are_different_and_ranked() -> None:

@@ -17,7 +17,7 @@ from holdfast.apps.language import LanguageModel
 from holdfast.parts.text.corpus import Text
 from holdfast.parts.text.ngrams import count_bigrams, unigrams_of
 from holdfast.parts.text.passages import Passage, texts_of
-from holdfast.parts.text.surprise import Cache, Reader
+from holdfast.parts.text.surprise import Cache, Reader, compare_caches
 from holdfast.parts.text.tokens import Vocabulary, learn
 from holdfast.parts.text.writing import Shown
 from holdfast.training.application import Recipe, collect
@@ -85,6 +85,16 @@ def test_the_cache_by_hand() -> None:
         weights = (0.5 * h[seen] @ h[place]).softmax(0)
         cached = weights[followed[seen] == followed[place]].sum()
         assert float(found[n].exp()) == pytest.approx(0.75 * float(log_p[n].exp()) + 0.25 * float(cached), abs=1e-6)
+
+
+def test_caches_are_compared_in_one_reading() -> None:
+    one, vocabulary = reader(Cache())
+    tokens = vocabulary.encode("".join(story.content for story in stories(6, seed=4)))
+    caches = [Cache(9, 0.3, 0.5), Cache(4, 0.1, 2.0), Cache(30, 0.0, 1.0)]
+    found = compare_caches(one.net, one.start, tokens, caches)
+    alone = [float(reader(cache)[0].read(tokens).mean()) for cache in caches]
+    np.testing.assert_allclose(found, alone, rtol=1e-5)
+    assert len(set(alone)) == 3
 
 
 def test_the_cache_expects_what_it_scores() -> None:

@@ -56,7 +56,7 @@ def test_sparse_gradient_holds_the_rows_met() -> None:
         torch.autograd.grad(sampled_softmax_loss(h, weight, bias, targets, items, log_q, sparse=way), weight)[0]
         for way in (False, True)
     )
-    assert sparse.is_sparse and sparse._nnz() == TOKENS + 8
+    assert sparse.is_sparse and sparse._nnz() == TOKENS + len(set(items.tolist()))
     assert torch.allclose(sparse.to_dense(), dense, atol=1e-7)
 
 
@@ -68,6 +68,32 @@ def test_sampler_draws_by_powers_of_counts() -> None:
     expected = torch.tensor([1.0, 4.0, 9.0]) * 10_000
     assert ((seen[1:4] - expected).abs() < 5 * expected.sqrt()).all()  # five deviations
     assert torch.allclose(log_q.exp(), torch.tensor([0, 1e4, 4e4, 9e4, 0])[items])
+
+
+def test_items_taken_always_come_once_and_others_are_drawn() -> None:
+    counts = torch.tensor([5.0, 100.0, 1.0, 40.0, 4.0])
+    items, log_q = NegativeSampler(counts, 0.5, always=2).draw(50_002, torch.Generator().manual_seed(0))
+    seen = torch.bincount(items, minlength=5)
+    assert items[:2].tolist() == [1, 3] and log_q[:2].tolist() == [0, 0] and seen[1] == seen[3] == 1
+    expected = torch.tensor([5.0, 0.0, 1.0, 0.0, 4.0]).sqrt()
+    expected *= 50_000 / expected.sum()
+    assert ((seen - expected).abs() <= 5 * expected.sqrt() + 1).all()
+    torch.testing.assert_close(log_q[2:].exp(), expected[items[2:]])
+
+
+def test_an_item_drawn_twice_weighs_twice() -> None:
+    h, weight, bias, targets, _ = case()
+    twice = sampled_softmax_loss(h, weight, bias, targets, torch.tensor([5, 9, 5]), torch.zeros(3))
+    once = sampled_softmax_loss(h, weight, bias, targets, torch.tensor([5, 9]), torch.tensor([2.0, 1.0]).log().neg())
+    assert twice.item() == pytest.approx(once.item(), rel=1e-6)
+
+
+def test_a_row_whose_target_is_the_only_negative_has_no_loss_and_no_gradient() -> None:
+    h, weight, bias, targets, _ = case()
+    h.requires_grad_()
+    loss = sampled_softmax_loss(h, weight, bias, targets, torch.tensor([3]), torch.zeros(1))
+    (gradient,) = torch.autograd.grad(loss, h)
+    assert gradient.isfinite().all() and (gradient[1:3] == 0).all() and (gradient[0] != 0).any()
 
 
 def test_misuse_is_named() -> None:

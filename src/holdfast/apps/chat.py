@@ -19,7 +19,7 @@ from ..parts.text.beam import Search
 from ..parts.text.chat_network import ChatNetwork
 from ..parts.text.chat_scores import judge_chat, threshold_of
 from ..parts.text.chatting import ChatStreaming, Chatting, Said
-from ..parts.text.conversation import Conversation, told
+from ..parts.text.conversation import Conversation, asked, told
 from ..parts.text.exchanges import Limits, is_answered
 from ..parts.text.message_network import MessageNetwork
 from ..parts.text.message_vocabulary import MessageFacts, learn_messages
@@ -68,6 +68,7 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
     replying: bool = setting(True, "learn to write replies, where the data have them")
     outside: str = setting("oos", "the intent of messages that are none of the others")
     accepted: float = setting(0.95, "share of the intents' own messages that are taken for one", low=0.5, high=1.0)
+    context: int = setting(2, "turns before a message by which it is understood", low=0)
     members: int = setting(1, "readers of messages that are averaged, beside the n-grams", low=1)
     message_width: int = setting(128, "width of the embeddings that understand", low=1)
     message_hidden: int = setting(128, "memory cells of each direction that understands", low=1)
@@ -89,6 +90,7 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
     length: int = setting(80, "subwords of a reply at most", low=1, use=True)
     length_penalty: float = setting(1.0, "0 prefers short replies, more longer ones", low=0.0, use=True)
     generic: float = setting(0.0, "how much what is said to everybody counts against a reply", low=0.0, use=True)
+    missing: float = setting(0.0, "how much a fact that it leaves out counts against a reply", low=0.0, use=True)
     no_repeat: int = setting(0, "no run of so many subwords twice, 0 for any", low=0, use=True)
     temperature: float = setting(0.0, "0 writes the likeliest, more is wilder; with a beam of 1", low=0.0, use=True)
     top_k: int = setting(0, "draw from so many likeliest subwords, 0 for all", low=0, use=True)
@@ -155,8 +157,9 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
         return [one for n, one in enumerate(examples) if n not in held], [examples[n] for n in sorted(held)]
 
     def prepare(self, examples: Sequence[Conversation]) -> Talk:
-        turns = [turn for one in examples for turn in one.turns]
-        messages = learn_messages(turns, self.outside) if self.understanding and labelled(turns) else None
+        said = [message for one in examples for message in asked(one.turns, self.context)]
+        known = self.understanding and labelled([one.turn for one in said])
+        messages = learn_messages(said, self.outside) if known else None
         replies = self.learn_replies(examples) if self.replying else None
         if messages is None and replies is None:
             hint = "a column of intents or of slots, replies, or messages of both user and bot"
@@ -211,8 +214,8 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
         assert isinstance(net, ChatNetwork)
         if codec.messages is None or net.messages is None:
             return codec
-        turns = [turn for one in examples for turn in one.turns if turn.speaker == "user"]
-        threshold = threshold_of(net.messages, codec.messages, turns, self.accepted)
+        said = [message for one in examples for message in asked(one.turns, codec.messages.context)]
+        threshold = threshold_of(net.messages, codec.messages, said, self.accepted)
         return dataclasses.replace(codec, messages=dataclasses.replace(codec.messages, threshold=threshold))
 
     # --- answering ----------------------------------------------------------------------------------------------------
@@ -222,16 +225,17 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
         known = None
         if net.messages is not None and codec.messages is not None:
             known = functools.partial(understand, net.messages, codec.messages)
-        return Chatting(known, self.replier(net, codec))
+        return Chatting(known, self.replier(net, codec), 0 if codec.messages is None else codec.messages.context)
 
     def replier(self, net: nn.Module, codec: Talk) -> Replying | None:
         """What writes replies; None where nobody taught it."""
         assert isinstance(net, ChatNetwork)
         if net.replies is None or codec.replies is None:
             return None
+        beam = max(self.beam, self.n_best)
         search = Search(
-            max(self.beam, self.n_best),
-            self.n_best,
+            beam,
+            beam if self.generic or self.missing else self.n_best,
             self.length_penalty,
             no_repeat=self.no_repeat,
             shortest=1,
@@ -239,7 +243,7 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
             diversity=self.diversity,
         )
         sampling = Sampling(self.temperature, self.top_k, self.top_p, self.repetition, no_repeat=self.no_repeat)
-        style = Style(search, sampling, self.length, self.generic, self.sampling_seed)
+        style = Style(search, sampling, self.length, self.generic, self.missing, self.n_best, self.sampling_seed)
         known = codec.replies
         return Replying(net.replies, known.vocabulary, known.bigrams, style, self.longest, self.decoder_precision)
 

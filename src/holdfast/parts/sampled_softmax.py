@@ -4,6 +4,7 @@ Bengio & Senécal, "Adaptive importance sampling to accelerate training of a neu
 TNN 19(4), 2008: a negative drawn with expected count Q counts exp(logit) / Q. Yi et al., "Sampling-bias-corrected
 neural modeling for large corpus item recommendations", RecSys 2019, for log Q; Hidasi & Karatzoglou, "Recurrent neural
 networks with top-k gains", CIKM 2018, for negatives shared by a batch and drawn from powers of the items' counts.
+Words follow Zipf's law: the commonest thousand carry most of the sum, and taken always they add nothing to its noise.
 """
 
 from typing import final
@@ -21,22 +22,30 @@ class NegativeSampler:
         counts: [vocabulary] how often each item was seen, not negative; an item of count 0 is never drawn unless
             alpha is 0.
         alpha: 0 is uniform, 1 as often as seen.
+        always: so many of the commonest items are among every draw, once each; the others are drawn.
     """
 
-    def __init__(self, counts: Tensor, alpha: float = 0.75) -> None:
+    def __init__(self, counts: Tensor, alpha: float = 0.75, always: int = 0) -> None:
         weights = counts.double().pow(alpha)
+        self.always = counts.argsort(descending=True, stable=True)[:always]
+        weights[self.always] = 0.0
         if counts.dim() != 1 or not bool((counts >= 0).all()) or not float(weights.sum()) > 0:
-            raise ValueError(f"counts must be [vocabulary], none negative and not all zero, not {list(counts.shape)}")
+            raise ValueError(
+                "counts must be [vocabulary], none negative, and not all of them zero or taken always, "
+                f"not {list(counts.shape)}"
+            )
         self.log_share = (weights / weights.sum()).log()  # [vocabulary] float64
         self._until = weights.cumsum(0)
         self._last = int(weights.nonzero()[-1])  # the last item that may be drawn
 
     def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Items, int64 [count], and the log of how often each is expected among so many, float32 [count]."""
+        count -= len(self.always)
         at = torch.rand(count, generator=rng, dtype=torch.float64) * self._until[-1]
         items = torch.searchsorted(self._until, at, right=True)
         items = items.clamp_(max=self._last)  # rounding at the very end
-        return items, (self.log_share[items] + torch.tensor(float(count)).log()).float()
+        log_q = (self.log_share[items] + torch.tensor(float(count)).log()).float()
+        return torch.cat([self.always, items]), torch.cat([torch.zeros(len(self.always)), log_q])
 
 
 def sampled_softmax_loss(
@@ -76,13 +85,24 @@ def sampled_softmax_loss(
         )
     if negatives.dim() != 1 or log_q.shape != negatives.shape:
         raise ValueError(f"negatives and log_q must be [negatives], not {list(negatives.shape)} {list(log_q.shape)}")
+    negatives, log_q = merged(negatives, log_q)
     items = torch.cat([targets, negatives])  # one look-up, so that a sparse gradient is one
     rows = functional.embedding(items, weight, sparse=sparse)
     own, others = rows.split([len(targets), len(negatives)])
-    chosen = (h * own).sum(1)  # [tokens]
-    logits = h @ others.T - log_q  # [tokens, negatives]
+    chosen, offset = (h * own).sum(1), -log_q  # [tokens], [negatives]
     if bias is not None:
-        chosen, logits = chosen + bias[targets], logits + bias[negatives]
-    logits = logits.masked_fill(targets.unsqueeze(1) == negatives, float("-inf"))
-    everything = torch.cat([chosen.unsqueeze(1), logits], 1)
-    return (everything.logsumexp(1) - chosen).mean()
+        chosen, offset = chosen + bias[targets], offset + bias[negatives]
+    logits = torch.addmm(offset, h, others.T)  # [tokens, negatives]
+    at = torch.searchsorted(negatives, targets).clamp_(max=len(negatives) - 1)
+    hits = (negatives[at] == targets).nonzero()[:, 0]
+    # Far below all others, and so of gradient zero by itself: it may be written past autograd. Not -inf, for where a
+    # row has no other negative the gradient would not be a number.
+    logits.detach()[hits, at[hits]] = torch.finfo(logits.dtype).min / 2
+    return (torch.logaddexp(logits.logsumexp(1), chosen) - chosen).mean()
+
+
+def merged(items: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Each item once, in order: items of several draws weigh as much together."""
+    once, place = items.unique(return_inverse=True)
+    weights = log_q.new_zeros(len(once)).index_add_(0, place, (-log_q).exp())
+    return once, -weights.log()

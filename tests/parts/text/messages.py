@@ -1,6 +1,6 @@
 """A few messages with intents, slots, both or neither, for several tests."""
 
-from holdfast.parts.text.conversation import Slot, Turn
+from holdfast.parts.text.conversation import Asked, Slot, Turn, asked
 
 TURNS = [
     Turn("user", "Where is my new card?", "card", ()),
@@ -12,3 +12,4 @@ TURNS = [
     Turn("user", "In San Jose please", None, (Slot("where", "San Jose"),)),  # nor here which intent
     Turn("user", "What do cats dream of?", "oos", ()),
 ]
+MESSAGES: list[Asked] = asked(TURNS, 0)  # each by itself

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from holdfast.parts.text.conversation import Turn
+from holdfast.parts.text.conversation import Asked, Turn, asked
 from holdfast.parts.text.message_network import (
     MessageNetwork,
     Messages,
@@ -17,7 +17,7 @@ from holdfast.parts.text.message_network import (
 )
 from holdfast.parts.text.message_vocabulary import IGNORED, MessageFacts, learn_messages
 
-from .messages import TURNS
+from .messages import MESSAGES, TURNS
 
 USERS = [turn for turn in TURNS if turn.speaker == "user"]
 SIZES = Sizes(width=6, hidden=7, layers=2, members=3)
@@ -32,11 +32,11 @@ def made(facts: MessageFacts, rates: Rates = CALM, seed: int = 5) -> MessageNetw
 
 
 def batch_of(facts: MessageFacts, turns: list[Turn]) -> Messages:
-    return gather(facts, [facts.message(turn) for turn in turns])
+    return gather(facts, [facts.message(Asked(turn)) for turn in turns])
 
 
 def test_shapes() -> None:
-    facts = learn_messages(TURNS)
+    facts = learn_messages(MESSAGES)
     batch = batch_of(facts, USERS)
     assert batch.words.shape == batch.tags.shape == (8, 7) and batch.lengths.tolist() == [6, 5, 8, 8, 6, 4, 6]
     assert len(batch.numbers) == len(batch.letter_begins) == int(batch.words.max()) + 1
@@ -45,7 +45,7 @@ def test_shapes() -> None:
 
 
 def test_alone_as_in_a_batch_in_any_order() -> None:
-    facts = learn_messages(TURNS)
+    facts = learn_messages(MESSAGES)
     net = made(facts)
     turns = [*USERS, Turn("user", ""), Turn("user", "qqqq ???? never met")]
     intents, tags = together(net(batch_of(facts, turns)))
@@ -58,8 +58,28 @@ def test_alone_as_in_a_batch_in_any_order() -> None:
         torch.testing.assert_close(own[:, 0], tags[: len(own), place], atol=1e-5, rtol=1e-5)
 
 
+def test_what_was_said_before_matters_where_it_was_learned_and_only_there() -> None:
+    said = asked([*USERS[:1], Turn("bot", "In which city, and for whom?"), *USERS[1:4]], 2)
+    facts = learn_messages(said)
+    net = made(facts)
+    intents, tags = together(net(gather(facts, [facts.message(one) for one in said])))
+    for place, one in enumerate(said):  # alone as in a batch, though the messages begin at different places
+        alone, own = together(net(gather(facts, [facts.message(one)])))
+        torch.testing.assert_close(alone[0], intents[place], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(own[:, 0], tags[: len(own), place], atol=1e-5, rtol=1e-5)
+    unheard, _ = together(net(batch_of(facts, [one.turn for one in said])))
+    differs = (unheard - intents).abs().amax(1)
+    assert differs[0] < 1e-5 and (differs[1:] > 1e-3).all()
+    deaf = learn_messages(MESSAGES)
+    assert not any("roles" in name for name, _ in made(deaf).named_parameters())
+    with_context, by_itself = (gather(deaf, list(map(deaf.message, many))) for many in (said, asked(TURNS, 0)[:1]))
+    torch.testing.assert_close(
+        together(made(deaf)(with_context))[0][:1], together(made(deaf)(by_itself))[0], atol=1e-5, rtol=1e-5
+    )
+
+
 def test_padding_never_matters() -> None:
-    facts = learn_messages(TURNS)
+    facts = learn_messages(MESSAGES)
     net, batch = made(facts), batch_of(facts, USERS)
     inside = torch.arange(8).unsqueeze(1) < batch.lengths
     other = torch.where(inside, batch.words, batch.words.max() - batch.words)
@@ -71,7 +91,7 @@ def test_padding_never_matters() -> None:
 
 @torch.no_grad()
 def test_losses_are_sums_over_what_was_said() -> None:
-    facts = learn_messages(TURNS)
+    facts = learn_messages(MESSAGES)
     net, batch = made(facts), batch_of(facts, USERS)
     loss = net.loss(net(batch), batch)
     assert loss.intents == 6 and loss.words == 6 + 5 + 8 + 8 + 4 + 6
@@ -83,7 +103,7 @@ def test_losses_are_sums_over_what_was_said() -> None:
 
 @torch.no_grad()
 def test_in_training_every_voice_learns_by_itself_and_labels_are_smoothed() -> None:
-    facts = learn_messages(TURNS)
+    facts = learn_messages(MESSAGES)
     net, batch = made(facts, Rates(smoothing=0.2)), batch_of(facts, USERS)
     answers = net(batch)
     net.train()
@@ -100,7 +120,7 @@ def test_in_training_every_voice_learns_by_itself_and_labels_are_smoothed() -> N
 def test_it_learns_with_intents_slots_or_both(kind: str) -> None:
     hidden = {"intents": {"slots": None}, "slots": {"intent": None}, "both": {}}[kind]
     turns = [dataclasses.replace(turn, **hidden) for turn in USERS]
-    facts = learn_messages(turns)
+    facts = learn_messages([Asked(turn) for turn in turns])
     torch.manual_seed(0)
     net, batch = MessageNetwork(facts, SIZES, Rates(0.05, 0.05, 0.1, 0.1, 0.05)), batch_of(facts, turns)
     optimiser = torch.optim.Adam(net.parameters(), lr=0.03)
@@ -122,7 +142,7 @@ def test_it_learns_with_intents_slots_or_both(kind: str) -> None:
 
 
 def test_weights_come_from_torchs_dice_and_all_buffers_are_kept() -> None:
-    facts = learn_messages(TURNS)
+    facts = learn_messages(MESSAGES)
     same, other = made(facts), made(facts, seed=6)
     for name, tensor in made(facts).state_dict().items():
         torch.testing.assert_close(same.state_dict()[name], tensor, atol=0, rtol=0)
@@ -131,7 +151,7 @@ def test_weights_come_from_torchs_dice_and_all_buffers_are_kept() -> None:
 
 
 def test_members_differ_and_dice_are_thrown_in_training_only() -> None:
-    facts = learn_messages(TURNS)
+    facts = learn_messages(MESSAGES)
     net, batch = made(facts, Rates(words=0.5, grams=0.5)), batch_of(facts, USERS)
     calm = net(batch).intents
     assert (calm[1] - calm[2]).abs().max() > 1e-3

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from holdfast.parts.text.conversation import Slot, Turn
+from holdfast.parts.text.conversation import Asked, Slot, Turn
 from holdfast.parts.text.message_features import words_of
 from holdfast.parts.text.message_network import MessageNetwork, Rates, Sizes, gather
 from holdfast.parts.text.message_scores import intent_scores, understood_scores
@@ -42,10 +42,10 @@ def dialogues(shared_data: Path) -> Iterator[Turn]:
 def test_intents_of_a_bank_are_learned_better_than_by_counting_words(shared_data: Path) -> None:
     turns = questions(shared_data, intents=20, each=30)
     train, asked = [t for n, t in enumerate(turns) if n % 3], turns[::3]
-    facts = learn_messages(train)
+    facts = learn_messages([Asked(turn) for turn in train])
     torch.manual_seed(0)
     net = MessageNetwork(facts, Sizes(24, 24, 1, 1), Rates(0.1, 0.2, 0.1, 0.0, 0.1))
-    messages = [facts.message(turn) for turn in train]
+    messages = [facts.message(Asked(turn)) for turn in train]
     optimiser, rng = torch.optim.AdamW(net.parameters(), lr=0.01), np.random.default_rng(0)
     for _ in range(100):
         batch = gather(facts, [messages[n] for n in rng.choice(len(messages), 32, replace=False)])
@@ -54,7 +54,7 @@ def test_intents_of_a_bank_are_learned_better_than_by_counting_words(shared_data
         (loss.intent / loss.intents).backward()
         optimiser.step()
     truth = [turn.intent or "" for turn in asked]
-    ours = understood_scores(truth, understand(net, facts, [turn.text for turn in asked]), None)
+    ours = understood_scores(truth, understand(net, facts, [Asked(turn) for turn in asked]), None)
     chances = facts.baseline.probabilities([[word.text for word in words_of(turn.text)] for turn in asked])
     counted = [facts.intents[place] for place in chances.argmax(axis=1)]
     baseline = intent_scores(truth, counted, counted, None)

@@ -9,6 +9,7 @@ from holdfast.parts.text.conversation import Slot, Turn
 from holdfast.parts.text.exchanges import Limits, exchanges, spoken
 from holdfast.parts.text.ngrams import count_bigrams
 from holdfast.parts.text.reply_network import ReplyNetwork, Sizes
+from holdfast.parts.text.reply_scores import has
 from holdfast.parts.text.replying import Replying, Style, packed_talk, unpacked_talk
 from holdfast.parts.text.sampling import Sampling
 from holdfast.parts.text.tokens import learn
@@ -31,7 +32,9 @@ def replying(style: Style | None = None) -> Replying:
     bigrams = count_bigrams(
         [vocabulary.encode(" jumps over\n jumps over\n lazy dog\n")], len(vocabulary), vocabulary.start
     )
-    return Replying(net, vocabulary, bigrams, style or Style(Search(beam=3, best=3, most=6), Sampling(0.0), 6), 80)
+    return Replying(
+        net, vocabulary, bigrams, style or Style(Search(beam=3, best=3, most=6), Sampling(0.0), 6, wanted=3), 80
+    )
 
 
 def test_turn_by_turn_is_the_whole() -> None:
@@ -64,7 +67,7 @@ def test_a_talk_survives_as_arrays() -> None:
 def test_greedy_writing_is_a_beam_of_one() -> None:
     bot = replying(Style(Search(beam=1, most=6), Sampling(0.0), 6))
     begin = bot.begin(bot.hear(bot.fresh(), "user", "red fox"), ())
-    ((best,),) = bot.best([begin])
+    ((best,),) = bot.best([begin], [()])
     assert " ".join("".join(bot.write(begin, 1)).split()) == best.text
 
 
@@ -76,9 +79,9 @@ def test_dice_are_thrown_anew_for_each_message_and_the_same_each_time() -> None:
 
 
 def test_what_is_said_to_everybody_is_ranked_lower() -> None:
-    plain, wary = replying(), replying(Style(Search(beam=3, best=3, most=6), Sampling(0.0), 6, generic=50.0))
+    plain, wary = replying(), replying(Style(Search(beam=3, best=3, most=6), Sampling(0.0), 6, generic=50.0, wanted=3))
     begin = plain.begin(plain.hear(plain.fresh(), "user", "red fox"), ())
-    usual, changed = plain.best([begin])[0], wary.best([begin])[0]
+    usual, changed = plain.best([begin], [()])[0], wary.best([begin], [()])[0]
     assert {one.text for one in usual} == {one.text for one in changed}
     assert [one.score for one in changed] == sorted((one.score for one in changed), reverse=True)
     tokens = {one.text: wary.vocabulary.encode(f" {one.text}").tolist() for one in usual}
@@ -89,6 +92,19 @@ def test_what_is_said_to_everybody_is_ranked_lower() -> None:
     assert plain.strangeness(plain.vocabulary.encode(" jumps over").tolist()) < plain.strangeness(
         plain.vocabulary.encode(" dog jumps").tolist()
     )
+
+
+def test_a_reply_that_leaves_facts_out_is_ranked_lower() -> None:
+    search = Search(beam=12, best=12, most=6)
+    plain = replying(Style(search, Sampling(0.0), 6, wanted=12))
+    careful = replying(Style(search, Sampling(0.0), 6, missing=100.0))
+    begin = plain.begin(plain.hear(plain.fresh(), "user", "red fox"), ())
+    usual = plain.best([begin], [()])[0]
+    other = next(one.text for one in usual if not has(usual[0].text, one.text))  # what the first does not say
+    facts = [Slot("colour", other.upper()), Slot("nothing", "")]
+    (best,) = careful.best([begin], [facts])[0]
+    assert best.text != usual[0].text and has(best.text, other)
+    assert careful.ranked([], facts) == []
 
 
 def test_silence_is_no_reply() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import DataError
 from .chat_network import ChatNetwork
-from .conversation import Conversation, Turn
+from .conversation import Asked, Conversation, Turn, asked
 from .exchanges import is_answered
 from .message_features import words_of
 from .message_network import MessageNetwork
@@ -35,9 +35,9 @@ def judge_chat(
 ) -> Rows:
     """Who -> metric -> value, of all that the examples hold answers to. Raises DataError where they hold none."""
     rows: Rows = {"holdfast": {}}
-    turns = [turn for one in examples for turn in one.turns if turn.speaker == "user"]
-    if net.messages is not None and facts is not None and labelled(turns):
-        for who, scores in judge_messages(net.messages, facts, turns).items():
+    messages = [message for one in examples for message in asked(one.turns, 0 if facts is None else facts.context)]
+    if net.messages is not None and facts is not None and labelled([one.turn for one in messages]):
+        for who, scores in judge_messages(net.messages, facts, messages).items():
             rows.setdefault(who, {}).update(scores)
     pairs = [pair for one in examples for pair in itertools.pairwise(one.turns) if is_answered(*pair)]
     if replying is not None and templates is not None and pairs:
@@ -49,10 +49,10 @@ def judge_chat(
     return rows
 
 
-def judge_messages(net: MessageNetwork, facts: MessageFacts, turns: Sequence[Turn]) -> Rows:
+def judge_messages(net: MessageNetwork, facts: MessageFacts, messages: Sequence[Asked]) -> Rows:
     """Of users' messages whose intents or slots are known."""
     rows: Rows = {"holdfast": {}}
-    found = understand(net, facts, [turn.text for turn in turns])
+    found, turns = understand(net, facts, messages), [one.turn for one in messages]
     told = [(turn, one) for turn, one in zip(turns, found, strict=True) if turn.intent is not None]
     if told and facts.intents:
         truth = [turn.intent or "" for turn, _ in told]
@@ -75,14 +75,14 @@ def baseline_scores(facts: MessageFacts, truth: Sequence[str], texts: Sequence[s
     return intent_scores(truth, names, taken, facts.outside)
 
 
-def threshold_of(net: MessageNetwork, facts: MessageFacts, turns: Sequence[Turn], accepted: float) -> float:
+def threshold_of(net: MessageNetwork, facts: MessageFacts, messages: Sequence[Asked], accepted: float) -> float:
     """What is out of scope, by messages that were not learned from: so that this share of the others is accepted."""
-    told = [turn for turn in turns if turn.intent is not None]
+    told = [one for one in messages if one.turn.intent is not None]
     if not told or not facts.intents:
         return facts.threshold
     logits, _ = read(net, facts, told)
     scores = fit_scores(logits, len(facts.intents))
-    inside = [turn.intent != facts.outside for turn in told]
+    inside = [one.turn.intent != facts.outside for one in told]
     return choose_threshold(scores[inside], scores[[not one for one in inside]], accepted)
 
 
@@ -98,7 +98,9 @@ def judge_writing(
             with torch.inference_mode():
                 surprise = replying.net(batch.exchanges)
             nats, count = nats + float(surprise.sum()), count + surprise.numel()
-            said += [ways[0].text for ways in replying.best(replying.begins(batch.exchanges))]
+            begins = replying.begins(batch.exchanges)
+            own = known[len(said) : len(said) + len(begins)]
+            said += [ways[0].text for ways in replying.best(begins, own)]
     ours = judge_replies(said, references, known) | {"perplexity": math.exp(min(nats / max(1, count), 700.0))}
     usual = [templates.table.get("", "")] * len(pairs)
     return {

@@ -1,5 +1,6 @@
 """What is said in a conversation, by whom, and what is known about it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -30,6 +31,22 @@ class Conversation:
 
     name: str
     turns: tuple[Turn, ...]
+
+
+class Asked(NamedTuple):
+    """A user's message, and what was said shortly before it."""
+
+    turn: Turn
+    before: tuple[Turn, ...] = ()  # the oldest first
+
+
+def asked(turns: Sequence[Turn], context: int) -> list[Asked]:
+    """A conversation's messages of users, each with so many turns before it."""
+    return [
+        Asked(turn, tuple(turns[max(0, place - context) : place]))
+        for place, turn in enumerate(turns)
+        if turn.speaker == "user"
+    ]
 
 
 def told(facts: tuple[Slot, ...]) -> str:

@@ -36,8 +36,8 @@ class LanguageNetwork(nn.Module):
         width: of embeddings and of the last layer.
         hidden: of the other layers.
         layers: LSTM layers.
-        negatives: tokens a target is told from while training, drawn as often as they came to the power of 0.75; 0
-            stands for all of them.
+        negatives: tokens a target is told from while training: half of them the commonest, the others drawn as often
+            as they came to the power of 0.75; 0 stands for all tokens.
     """
 
     def __init__(
@@ -46,25 +46,23 @@ class LanguageNetwork(nn.Module):
         super().__init__()
         self.rates, self.negatives = dropout, negatives
         self.embedding = nn.Embedding(len(counts), width)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)  # as long as h can be at most
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)  # for the output; what is read has variance one
+        self.scale = width**0.5
         sizes = [*[hidden] * (layers - 1), width]
         cell = Cell(weight_drop=dropout.recurrent, forget_bias=1.0)
         self.stack = LSTMStack(width, sizes, cell, dropout=dropout.between)
-        self.bias = nn.Parameter(torch.zeros(len(counts)))
+        # From the start as likely as they are often: Adam, whose steps are all alike, would take hundreds to get there.
+        self.bias = nn.Parameter(((counts + 1) / (counts + 1).sum()).log())
         self.register_buffer("counts", counts.clone())
 
     def forward(self, tokens: Tensor, states: States | None = None) -> tuple[Tensor, States]:
         """Read tokens [time, batch] after what the states remember."""
-        x = functional.embedding(tokens, self.words())
+        x = functional.embedding(tokens, self.embedding.weight) * self.scale
+        if self.training and self.rates.words:  # whole words (Gal & Ghahramani 2016, section 4.2)
+            kept = functional.dropout(x.new_ones(len(self.bias), 1), self.rates.words)
+            x = x * functional.embedding(tokens, kept)
         h, after = self.stack(x, None if states is None else list(states))
         return self.stack.drop(h), tuple(after)
-
-    def words(self) -> Tensor:
-        """The embeddings [tokens, width], in training without some words (Gal & Ghahramani 2016, section 4.2)."""
-        weight = self.embedding.weight
-        if not (self.training and self.rates.words):
-            return weight
-        return weight * functional.dropout(weight.new_ones(len(weight), 1), self.rates.words)
 
     def loss(self, h: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, summed: h [..., width], targets [...]."""
@@ -74,7 +72,7 @@ class LanguageNetwork(nn.Module):
             return linear_cross_entropy(h, weight, bias, targets, reduction=Reduction.SUM)
         counts: Tensor = self.counts  # pyright: ignore[reportAssignmentType]
         dice = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        drawn = NegativeSampler(counts, 0.75).draw(self.negatives, dice)
+        drawn = NegativeSampler(counts, 0.75, self.negatives // 2).draw(self.negatives, dice)
         return sampled_softmax_loss(h, weight, bias, targets, *drawn) * len(targets)
 
     def log_probabilities(self, h: Tensor) -> Tensor:

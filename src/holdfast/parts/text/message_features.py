@@ -55,10 +55,10 @@ def hashed(kind: str, gram: str) -> int:
     return zlib.crc32(f"{kind}{gram}".encode("utf-8", "surrogatepass"))
 
 
-def phrases_of(words: Sequence[str]) -> list[int]:
-    """Hashed words and pairs of neighbours; the message's ends are neighbours, too."""
-    pairs = zip(["<", *words], [*words, ">"], strict=True)
-    return [*(hashed("w", word) for word in words), *(hashed("p", f"{a} {b}") for a, b in pairs)]
+def phrases_of(words: Sequence[str], kinds: str = "wp") -> list[int]:
+    """Hashed words and pairs of neighbours, each of a kind; the message's ends are neighbours, too."""
+    pairs, (single, pair) = zip(["<", *words], [*words, ">"], strict=True), kinds
+    return [*(hashed(single, word) for word in words), *(hashed(pair, f"{a} {b}") for a, b in pairs)]
 
 
 class Grams(NamedTuple):

@@ -1,4 +1,4 @@
-"""A network that reads one message: what is wanted, and which details are named.
+"""A network that reads a message after what was said before it: what is wanted, and which details are named.
 
 Wide and deep (Cheng et al., "Wide & Deep Learning for Recommender Systems", 2016): weighted n-grams remember which
 phrases mean what, bidirectional LSTMs over words and their letters generalise. Several of the latter are trained at
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from holdfast.engine import Cell, LSTMStack
 
-from .message_vocabulary import IGNORED, UNKNOWN, Message, MessageFacts
+from .message_vocabulary import IGNORED, OWN, ROLES, UNKNOWN, Message, MessageFacts
 
 WIDE_SCALE: Final = 5.0  # of the n-grams' weights: a step of Adam then moves a logit as far as a step of a reader does
 
@@ -25,6 +25,7 @@ class Messages(NamedTuple):
     """A batch; time first. Different words are spelled once."""
 
     words: Tensor  # [time, batch] int64: places among the different words
+    roles: Tensor  # [time, batch] int64: whose each is, OWN past a row's end
     lengths: Tensor  # [batch] int64, at least 1
     numbers: Tensor  # [different] int64: their numbers in the vocabulary
     letters: Tensor  # [letters] int64: n-grams of letters of all different words, one word after the other
@@ -44,6 +45,7 @@ def gather(facts: MessageFacts, messages: Sequence[Message]) -> Messages:
     grams = [one.grams for one in messages]
     return Messages(
         words=pad_sequence(rows),
+        roles=pad_sequence([torch.from_numpy(one.roles) for one in messages]),
         lengths=torch.tensor([len(row) for row in rows]),
         numbers=torch.tensor([facts.numbers.get(word, UNKNOWN) for word in places]),
         letters=torch.from_numpy(np.concatenate(letters)),
@@ -98,7 +100,7 @@ class MessageLoss(NamedTuple):
 
 @final
 class Reader(nn.Module):
-    """One member: words and letters -> bidirectional LSTMs -> intent and tags."""
+    """One member: words and letters, those of turns before among them -> bidirectional LSTMs -> intent and tags."""
 
     def __init__(self, facts: MessageFacts, sizes: Sizes, rates: Rates) -> None:
         super().__init__()
@@ -113,18 +115,22 @@ class Reader(nn.Module):
         self.attention = nn.Linear(2 * hidden, 1)
         self.intent = nn.Linear(4 * hidden, max(1, facts.classes))
         self.tag = nn.Linear(2 * hidden, len(facts.tag_numbers))
+        self.roles = nn.Embedding(1 + len(ROLES), width) if facts.context else None
 
     def forward(self, batch: Messages) -> tuple[Tensor, Tensor]:
         """Logits of intents [batch, classes] and of tags [time, batch, tags]."""
         spelled = self.words(batch.numbers) + self.letters(batch.letters, batch.letter_begins)
         x = functional.embedding(batch.words, spelled)  # [time, batch, width]
+        if self.roles is not None:
+            x = x + self.roles(batch.roles)
         if self.training and self.rates.words:
             x = x * (torch.rand_like(x[..., :1]) >= self.rates.words)
         y, _ = self.lstm(x, lengths=batch.lengths)
         y = functional.dropout(y, self.rates.features, self.training)  # [time, batch, 2 * hidden]
         outside = (torch.arange(len(y)).unsqueeze(1) >= batch.lengths).unsqueeze(-1)  # [time, batch, 1]
+        others = outside | (batch.roles != OWN).unsqueeze(-1)
         weights = self.attention(y).masked_fill(outside, -torch.inf).softmax(dim=0)
-        pooled = torch.cat([y.masked_fill(outside, -torch.inf).amax(dim=0), (weights * y).sum(dim=0)], dim=-1)
+        pooled = torch.cat([y.masked_fill(others, -torch.inf).amax(dim=0), (weights * y).sum(dim=0)], dim=-1)
         return self.intent(pooled), self.tag(y)
 
 
@@ -141,7 +147,7 @@ class MessageNetwork(nn.Module):
     def __init__(self, facts: MessageFacts, sizes: Sizes, rates: Rates) -> None:
         super().__init__()
         self.sizes, self.rates = sizes, rates
-        grams = len(facts.phrases) + len(facts.letters)
+        grams = len(facts.phrases) + len(facts.letters) + len(facts.heard)
         self.wide = nn.EmbeddingBag(max(1, grams), max(1, facts.classes), mode="sum")
         nn.init.zeros_(self.wide.weight)
         self.readers = nn.ModuleList([Reader(facts, sizes, rates) for _ in range(sizes.members)])

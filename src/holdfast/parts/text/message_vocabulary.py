@@ -9,14 +9,18 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from .conversation import Turn
+from .conversation import Asked, Turn
 from .intent_baseline import NaiveBayes, count_words
-from .message_features import Grams, letters_of, phrases_and_letters, words_of
+from .message_features import Grams, Word, counted, letters_of, phrases_and_letters, phrases_of, words_of
 from .slots import tag_names, tags_of
 
 IGNORED: Final = -100  # an intent or a tag that nobody said
 UNKNOWN: Final = 0  # the number of every word that is not in the vocabulary
 FEWEST = 2  # messages in which a word or an n-gram came, to be known
+MOST_HEARD: Final = 30  # words of a turn before a message that are read, its last ones
+OWN: Final = 0  # whose a word is: of the message itself; of the bot before it; of the user before it
+ROLES: Final = {"bot": 1, "user": 2}
+KINDS: Final = {"bot": "bB", "user": "uU"}  # of hashed words and pairs in turns before a message
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,12 @@ class GramTable:
 class Message(NamedTuple):
     """A message as the network reads it; what is asked of it may be unknown."""
 
-    words: tuple[str, ...]  # at least one
-    grams: np.ndarray  # [grams] int64: places among all n-grams, phrases before letters
+    words: tuple[str, ...]  # those of turns before it, and at least one of its own
+    roles: np.ndarray  # [words] int64: whose each is
+    grams: np.ndarray  # [grams] int64: places among all n-grams: phrases, letters, phrases heard before
     weights: np.ndarray  # [grams] float32
     intent: int  # IGNORED where nobody said
-    tags: np.ndarray  # [words] int64, IGNORED where nobody said
+    tags: np.ndarray  # [words] int64, IGNORED where nobody said and in turns before
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class MessageFacts:
     words: tuple[str, ...]  # known ones, the most frequent first; their numbers begin with 1
     phrases: GramTable  # words and pairs of them
     letters: GramTable
+    context: int  # turns before a message by which it is understood
+    heard: GramTable  # words and pairs of them in those
     intents: tuple[str, ...]  # without the one for out-of-scope messages
     outside: str | None  # the name of the intent that out-of-scope messages carry, if there were any
     slots: tuple[str, ...]
@@ -103,29 +110,54 @@ class MessageFacts:
                 self.known_spellings[word] = found
         return found
 
-    def message(self, turn: Turn) -> Message:
+    def message(self, asked: Asked) -> Message:
         """A user's turn as the network reads it. An intent or slots that training did not have are left out."""
-        split = words_of(turn.text)
-        words = tuple(word.text for word in split) or ("",)
-        phrases, letters = phrases_and_letters(words)
-        left, right = self.phrases.weigh(phrases), self.letters.weigh(letters)
-        grams = np.concatenate([left[0], right[0] + len(self.phrases)])
-        weights = np.concatenate([left[1], right[1]]) * np.float32(0.5**0.5)
+        turn, split = asked.turn, words_of(asked.turn.text)
+        own = tuple(word.text for word in split) or ("",)
+        before = [(one.speaker, heard_words(one)) for one in asked.before[max(0, len(asked.before) - self.context) :]]
         intent = IGNORED if turn.intent is None else self.class_numbers.get(turn.intent, IGNORED)
+        words = (*(word for _, said in before for word in said), *own)
+        roles = np.repeat([*(ROLES[speaker] for speaker, _ in before), OWN], [*(len(w) for _, w in before), len(own)])
         tags = np.full(len(words), IGNORED, dtype=np.int64)
         if turn.slots is not None and self.slots and split:
-            known = [slot for slot in turn.slots if slot.name in self.slots]
-            tags = np.array([self.tag_numbers[tag] for tag in tags_of(turn.text, split, known)], dtype=np.int64)
-        return Message(words, grams, weights, intent, tags)
+            tags[len(words) - len(own) :] = self.tags(turn, split)
+        return Message(words, roles, *self.grams(own, before), intent, tags)
+
+    def grams(self, own: Sequence[str], before: Sequence[tuple[str, list[str]]]) -> tuple[np.ndarray, np.ndarray]:
+        """Places and weights of a message's n-grams, as Message has them."""
+        phrases, letters = phrases_and_letters(own)
+        weighed = [self.phrases.weigh(phrases), self.letters.weigh(letters)]
+        if self.context:
+            codes = [code for speaker, words in before for code in phrases_of(words, KINDS[speaker])]
+            weighed.append(self.heard.weigh(counted(codes)))
+        begins = (0, len(self.phrases), len(self.phrases) + len(self.letters))
+        grams = np.concatenate([places + begin for (places, _), begin in zip(weighed, begins, strict=False)])
+        return grams, np.concatenate([weights for _, weights in weighed]) * np.float32(0.5**0.5)
+
+    def tags(self, turn: Turn, split: Sequence[Word]) -> np.ndarray:
+        """[words] int64 of a turn with slots."""
+        known = [slot for slot in turn.slots or () if slot.name in self.slots]
+        return np.array([self.tag_numbers[tag] for tag in tags_of(turn.text, split, known)], dtype=np.int64)
+
+
+def heard_words(turn: Turn) -> list[str]:
+    """What is read of a turn before a message: the end of what was said."""
+    return [word.text for word in words_of(turn.text)[-MOST_HEARD:]]
+
+
+def end_of(text: str) -> str:
+    """Of a text what heard_words reads."""
+    words = words_of(text)
+    return text if len(words) <= MOST_HEARD else text[words[-MOST_HEARD].start :]
 
 
 def learn_messages(
-    turns: Sequence[Turn], outside: str | None = "oos", fewest: int = FEWEST, most_words: int = 50_000
+    messages: Sequence[Asked], outside: str | None = "oos", fewest: int = FEWEST, most_words: int = 50_000
 ) -> MessageFacts:
-    """Facts found in the users' turns; the bot's are passed over.
+    """Facts found in users' messages, and in what was said before them where that is given.
 
     Args:
-        turns: with intents, slots, both or, for some, neither.
+        messages: with intents, slots, both or, for some, neither.
         outside: the intent that out-of-scope messages carry, where there are any.
         fewest: messages in which a word or an n-gram has to come.
         most_words: known words at most.
@@ -133,14 +165,17 @@ def learn_messages(
     Raises:
         DataError: no user's turn has an intent or slots.
     """
-    said = [turn for turn in turns if turn.speaker == "user"]
+    said = [one.turn for one in messages]
     intents = {turn.intent for turn in said if turn.intent is not None}
     slots = {slot.name for turn in said for slot in turn.slots or ()}
     if not (intents - {outside} or slots):
         raise DataError("no message of a user has an intent or slots to learn from")
     split = [[word.text for word in words_of(turn.text)] for turn in said]
     grams = [phrases_and_letters(words) for words in split]
+    before = [[(one.speaker, heard_words(one)) for one in asked.before] for asked in messages]
     known = Counter(word for words in split for word in set(words))
+    known.update(word for turns in before for speaker, words in turns if speaker == "bot" for word in set(words))
+    heard = [counted([c for speaker, words in turns for c in phrases_of(words, KINDS[speaker])]) for turns in before]
     words = sorted((word for word, count in known.items() if count >= fewest), key=lambda word: (-known[word], word))
     inside = tuple(sorted(intents - {outside}))
     named = [*inside, *([outside] if outside in intents else [])]
@@ -149,6 +184,8 @@ def learn_messages(
         words=tuple(words[:most_words]),
         phrases=learn_grams([pair[0].codes for pair in grams], fewest),
         letters=learn_grams([pair[1].codes for pair in grams], fewest),
+        context=max((len(turns) for turns in before), default=0),
+        heard=learn_grams([one.codes for one in heard], fewest),
         intents=inside,
         outside=outside if outside in intents else None,
         slots=tuple(sorted(slots)),

@@ -18,6 +18,7 @@ from .exchanges import BOT, FACTS, USER, Exchanges, in_tokens
 from .ngrams import Bigrams, unigrams_of
 from .pointer import PointerStep
 from .reply_network import ReplyNetwork
+from .reply_scores import has
 from .sampling import Sampling
 from .tokens import Vocabulary
 from .translating import CONTROL
@@ -47,10 +48,12 @@ class Talk(NamedTuple):
 class Style:
     """How replies are written."""
 
-    search: Search  # a beam of 1 writes token by token
+    search: Search  # a beam of 1 writes token by token; the best of it are ranked
     sampling: Sampling  # for that
     length: int  # tokens at most
     generic: float = 0.0  # how much it counts for a reply that bigrams find it strange
+    missing: float = 0.0  # how much a fact whose value it lacks counts against it
+    wanted: int = 1  # of those that are ranked
     seed: int = 0
 
 
@@ -136,27 +139,32 @@ class Replying:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def best(self, begins: Sequence[Begin]) -> list[list[Written]]:
-        """The best replies to each, by beam search."""
-        found: list[list[Written]] = []
+    def best(self, begins: Sequence[Begin], facts: Sequence[Sequence[Slot]]) -> list[list[Written]]:
+        """The best replies to each, by beam search, the facts being what each was begun with."""
+        ways: list[list[Found]] = []
         for at in range(0, len(begins), TOGETHER):
             group = begins[at : at + TOGETHER]
             step = self.step(len(group) * self.style.search.beam)
-            for ways in search_all(step, group, self.vocabulary.start, self.style.search):
-                found.append(self.ranked(ways))
-        return found
+            ways += search_all(step, group, self.vocabulary.start, self.style.search)
+        return [self.ranked(found, known) for found, known in zip(ways, facts, strict=True)]
 
-    def ranked(self, ways: Sequence[Found]) -> list[Written]:
-        """No text twice, the best first, what is said to everybody behind (Li et al., NAACL 2016, "MMI-antiLM")."""
-        search, written = self.style.search, dict[str, Written]()
+    def ranked(self, ways: Sequence[Found], facts: Sequence[Slot] = ()) -> list[Written]:
+        """No text twice, the best first; behind them what leaves facts out, and what is said to everybody.
+
+        For the latter Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", NAACL 2016,
+        there MMI-antiLM.
+        """
+        style, written = self.style, dict[str, Written]()
+        values = {fact.value for fact in facts if fact.value}
         for one in ways:
-            score = one.score
-            if self.style.generic:
-                score += self.style.generic * self.strangeness(one.tokens) / search.divisor(len(one.alpha))
-            text = self.text_of(one.tokens)
+            text, score = self.text_of(one.tokens), one.score
+            if style.generic:
+                score += style.generic * self.strangeness(one.tokens) / style.search.divisor(len(one.alpha))
+            if style.missing:
+                score -= style.missing * sum(not has(text, value) for value in values)
             if text not in written or written[text].score < score:
                 written[text] = Written(text, score, one.log_probability / len(one.alpha))
-        return sorted(written.values(), key=lambda one: -one.score)[: search.best]
+        return sorted(written.values(), key=lambda one: -one.score)[: style.wanted]
 
     def strangeness(self, tokens: Sequence[int]) -> float:
         """-log P of a reply by bigrams, in nats."""

@@ -1,11 +1,12 @@
 """Batches of conversations: some messages at once, with what was said around them."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from .conversation import Conversation, Turn
+from .conversation import Conversation, Turn, asked
 from .exchanges import MOST_TURNS, Exchanges, Limits, Spoken, exchanges, is_answered, spoken
 from .message_network import Messages, gather
 from .message_vocabulary import Message, MessageFacts
@@ -32,9 +33,11 @@ def pieces_of(
     conversation: Conversation, vocabulary: Vocabulary | None, facts: MessageFacts | None, longest: int
 ) -> Iterator[Piece]:
     """A conversation in pieces of some turns."""
+    messages = iter(() if facts is None else asked(conversation.turns, facts.context))
     for part in parts_of(conversation.turns):
-        messages = () if facts is None else tuple(facts.message(turn) for turn in part if turn.speaker == "user")
-        yield Piece(None if vocabulary is None else spoken(vocabulary, part, longest), messages)
+        own = itertools.islice(messages, sum(turn.speaker == "user" for turn in part))
+        known = () if facts is None else tuple(map(facts.message, own))
+        yield Piece(None if vocabulary is None else spoken(vocabulary, part, longest), known)
 
 
 def parts_of(turns: Sequence[Turn]) -> Iterator[Sequence[Turn]]:

@@ -7,6 +7,7 @@ text that it has read.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -83,6 +84,10 @@ class Reader:
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.float32)
 
     def piece(self, tokens: np.ndarray) -> np.ndarray:
+        return -self.with_cache(self.log_probabilities(tokens), len(tokens)).numpy()
+
+    def log_probabilities(self, tokens: np.ndarray) -> Tensor:
+        """The network's own, [tokens]; the tokens are remembered."""
         targets = torch.tensor(tokens)
         inputs = torch.cat([torch.tensor([self.last]), targets[:-1]])
         with torch.inference_mode(False), torch.set_grad_enabled(self.rate > 0):
@@ -92,7 +97,7 @@ class Reader:
             if self.rate:
                 self.learn(log_p)
         self.remember(h.detach(), tuple(State(*(t.detach() for t in state)) for state in states), targets)
-        return -self.with_cache(log_p.detach(), len(targets)).numpy()
+        return log_p.detach()
 
     @torch.inference_mode()
     def expect(self) -> Tensor:
@@ -118,7 +123,7 @@ class Reader:
         for layer, (h, c) in enumerate(own):
             h.copy_(0 * h if self.states is None else self.states[layer].h)
             c.copy_(0 * c if self.states is None else self.states[layer].c)
-        h = self.streams.step(self.net.embedding.weight[self.last]).unsqueeze(0).clone()
+        h = self.streams.step(self.net.embedding.weight[self.last] * self.net.scale).unsqueeze(0).clone()
         return h, tuple(State(h.clone(), c.clone()) for h, c in own)
 
     def follow(self, token: int) -> None:
@@ -155,3 +160,16 @@ class Reader:
                 p.add_(g, alpha=-self.rate / max(1.0, float(norm)))
                 p.lerp_(self.trained[name], 0.002)
         self.streams = None  # its weights are the old ones
+
+
+def compare_caches(net: LanguageNetwork, start: int, tokens: np.ndarray, caches: Sequence[Cache]) -> np.ndarray:
+    """Mean surprise in nats, [caches], of a text under each; the network reads it once."""
+    reader = Reader(net, start, Cache(max(one.size for one in caches)))
+    total = np.zeros(len(caches))
+    for begin in range(0, len(tokens), AT_ONCE):
+        piece = tokens[begin : begin + AT_ONCE]
+        log_p = reader.log_probabilities(piece)
+        before = len(reader.h) - len(piece)
+        total -= [float(one.mixed(log_p, reader.h, reader.followed, before).double().sum()) for one in caches]
+        reader.forget_old()
+    return total / max(1, len(tokens))

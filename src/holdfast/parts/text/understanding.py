@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .conversation import Slot, Turn
+from .conversation import Asked, Slot
 from .message_features import words_of
 from .message_network import MessageNetwork, gather, together
-from .message_vocabulary import MessageFacts
+from .message_vocabulary import OWN, MessageFacts
 from .out_of_scope import fit_scores
 from .slots import likeliest_tags, slots_in, tag_names
 
@@ -27,26 +27,26 @@ class Understood:
     slots: tuple[Slot, ...]  # in order, with values as they stand in the text
 
 
-def understand(net: MessageNetwork, facts: MessageFacts, texts: Sequence[str]) -> list[Understood]:
-    """Every text by itself, in order; a text alone or among others is understood the same."""
+def understand(net: MessageNetwork, facts: MessageFacts, messages: Sequence[Asked]) -> list[Understood]:
+    """Every message by itself, in order; one alone or among others is understood the same."""
     found: list[Understood] = []
-    for begin in range(0, len(texts), AT_ONCE):
-        found += understand_batch(net, facts, texts[begin : begin + AT_ONCE])
+    for begin in range(0, len(messages), AT_ONCE):
+        found += understand_batch(net, facts, messages[begin : begin + AT_ONCE])
     return found
 
 
-def understand_batch(net: MessageNetwork, facts: MessageFacts, texts: Sequence[str]) -> list[Understood]:
-    """A few texts at once."""
-    intents, tags = read(net, facts, [Turn("user", text) for text in texts])
+def understand_batch(net: MessageNetwork, facts: MessageFacts, messages: Sequence[Asked]) -> list[Understood]:
+    """A few messages at once."""
+    intents, tags = read(net, facts, messages)
     names = tag_names(facts.slots)
     found: list[Understood] = []
-    for number, text in enumerate(texts):
-        words = words_of(text)
+    for asked, logits, scores in zip(messages, intents, tags, strict=True):
+        words = words_of(asked.turn.text)
         slots: list[Slot] = []
         if facts.slots and words:
-            best = likeliest_tags(tags[number][: len(words)])
-            slots = slots_in(text, words, [names[tag] for tag in best.tolist()])
-        found.append(understood(facts, intents[number], slots))
+            best = likeliest_tags(scores)
+            slots = slots_in(asked.turn.text, words, [names[tag] for tag in best.tolist()])
+        found.append(understood(facts, logits, slots))
     return found
 
 
@@ -63,13 +63,15 @@ def understood(facts: MessageFacts, logits: np.ndarray, slots: Sequence[Slot]) -
     return Understood(alternatives[0][0] if taken else None, alternatives[0][1], alternatives, tuple(slots))
 
 
-def read(net: MessageNetwork, facts: MessageFacts, turns: Sequence[Turn]) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of intents [messages, classes] and of tags [messages, time, tags], all voices together."""
+def read(net: MessageNetwork, facts: MessageFacts, asked: Sequence[Asked]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Logits of intents [messages, classes] and of every message's own tags [words, tags], all voices together."""
     training = net.training
     if training:  # a walk over all modules, which one message would feel
         net.eval()
+    messages = [facts.message(one) for one in asked]
     with torch.inference_mode():
-        intents, tags = together(net(gather(facts, [facts.message(turn) for turn in turns])))
+        intents, tags = together(net(gather(facts, messages)))
     if training:
         net.train()
-    return intents.numpy(), tags.transpose(0, 1).numpy()
+    rows = zip(messages, tags.transpose(0, 1).numpy(), strict=True)
+    return intents.numpy(), [row[: len(one.words)][one.roles == OWN] for one, row in rows]
