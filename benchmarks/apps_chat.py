@@ -117,7 +117,7 @@ def fact(act: list[Any]) -> Slot:
 
 BANKING = Chatbot(replying=False)
 CLINC = Chatbot(replying=False, members=2, message_width=96, message_hidden=96)
-SERVICE = Chatbot(longest=60, beam=4, message_hidden=192, message_dropout=0.5, message_words=0.2)
+SERVICE = Chatbot(longest=60, beam=4, message_hidden=192, message_dropout=0.2, message_words=0.05)
 TASKS = {
     # github.com/Nabin15/Project (BiLSTM of words and characters, TF-IDF), arXiv:2003.04807 (BERT).
     "banking77": Task(
