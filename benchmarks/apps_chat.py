@@ -141,7 +141,7 @@ TASKS = {
     "sgd": Task(
         services,
         SERVICE,
-        dataclasses.replace(Chatbot.recipe, steps=3000, batch=48, average=0.998, validate_every=300),
+        dataclasses.replace(Chatbot.recipe, steps=4500, batch=48, average=0.998, validate_every=500),
         {"LABES (GRU), on MultiWOZ": {"BLEU": 18.9}},
     ),
 }

@@ -19,8 +19,9 @@ from .toys import Speller
 EXAMPLES = Speller().synthesize(5, np.random.default_rng(0))
 
 
-def new_run(hidden: int = 7, average: float = 0.9) -> Run:
-    return Run(Speller(hidden=hidden), EXAMPLES[1:], EXAMPLES[:1], replace(Speller.recipe, average=average))
+def new_run(hidden: int = 7, average: float = 0.9, count: int = 3) -> Run:
+    app = Speller(hidden=hidden, count=count)
+    return Run(app, EXAMPLES[1:], EXAMPLES[:1], replace(Speller.recipe, average=average))
 
 
 def weights(run: Run) -> list[torch.Tensor]:
@@ -56,8 +57,9 @@ def test_survives_kill_9_twenty_times(tmp_path: Path) -> None:
 def test_refuses_a_run_of_other_settings_data_or_kind(tmp_path: Path) -> None:
     path = tmp_path / "a.run"
     checkpoint.save(new_run(), path)
-    with pytest.raises(ModelFileError, match="other settings"):
+    with pytest.raises(ModelFileError, match=r'other settings: \{"hidden": 7\}, now \{"hidden": 8\}'):
         checkpoint.resume(new_run(hidden=8), path)
+    checkpoint.resume(new_run(count=4), path)  # what changes answers alone changes no training
     with pytest.raises(ModelFileError, match="other recipe"):
         checkpoint.resume(new_run(average=0.5), path)
     with pytest.raises(ModelFileError, match="other data"):

@@ -90,7 +90,7 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
     length: int = setting(80, "subwords of a reply at most", low=1, use=True)
     length_penalty: float = setting(1.0, "0 prefers short replies, more longer ones", low=0.0, use=True)
     generic: float = setting(0.0, "how much what is said to everybody counts against a reply", low=0.0, use=True)
-    missing: float = setting(0.0, "how much a fact that it leaves out counts against a reply", low=0.0, use=True)
+    missing: float = setting(1.0, "how much a fact that it leaves out counts against a reply", low=0.0, use=True)
     no_repeat: int = setting(0, "no run of so many subwords twice, 0 for any", low=0, use=True)
     temperature: float = setting(0.0, "0 writes the likeliest, more is wilder; with a beam of 1", low=0.0, use=True)
     top_k: int = setting(0, "draw from so many likeliest subwords, 0 for all", low=0, use=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,13 @@ def compare(run: Run, header: Mapping[str, Any], path: Path) -> None:
     }
     # A setting that came with a later Holdfast was what its default does now.
     usual = {"settings": settings.to_json(type(run.application)(), {}), "recipe": settings.to_json(Recipe(), {})}
+    free = {field.name for field in fields(run.application) if field.metadata.get("use")}  # they change no training
     for what, now in mine.items():
         before = {**usual[what], **header[what]} if what in usual else header[what]
+        if isinstance(before, dict) and isinstance(now, dict):
+            names = {*before, *now} - (free if what == "settings" else set())
+            names = sorted(name for name in names if before.get(name) != now.get(name))
+            before, now = ({name: side.get(name) for name in names} for side in (before, now))
         if before != now:
             raise ModelFileError(
                 f"{path} was started with other {what}: {json.dumps(before):.200}, now {json.dumps(now):.200}",
