@@ -76,12 +76,15 @@ def reply_table(found: dict[str, Any]) -> str:
             if "BLEU" in row:
                 cells = [shape.format(row[name]) if name in row else "" for name, (_, shape) in WRITING.items()]
                 rows.append([f"**{who}**, {said}" if who == "holdfast" else f"{who}, {said}", *cells])
-    ours = found["scores"]["holdfast"]
-    understood = f"Intents {100 * ours['accuracy']:.2f} % right, slots F1 {100 * ours['slot_f1']:.2f} %"
+    ours, known = (found[part]["holdfast"] for part in ("scores", "services of train only"))
+    understood = (
+        f"Intents {100 * ours['accuracy']:.2f} % right, slots F1 {100 * ours['slot_f1']:.2f} %; on services of train only "
+        f"{100 * known['accuracy']:.2f} and {100 * known['slot_f1']:.2f} %"
+    )
     bayes = 100 * found["scores"]["naive Bayes"]["accuracy"]
     return (
         f"**SGD, {found['replies']:,} replies of conversations not trained on**\n\n{markdown(rows)}\n\n"
-        f"{understood} (naive Bayes {bayes:.2f} %). {cost(found)}"
+        f"{understood}; naive Bayes' intents {bayes:.2f} %. {cost(found)}"
     )
 
 
