@@ -78,8 +78,8 @@ def reply_table(found: dict[str, Any]) -> str:
                 rows.append([f"**{who}**, {said}" if who == "holdfast" else f"{who}, {said}", *cells])
     ours, known = (found[part]["holdfast"] for part in ("scores", "services of train only"))
     understood = (
-        f"Intents {100 * ours['accuracy']:.2f} % right, slots F1 {100 * ours['slot_f1']:.2f} %; on services of train only "
-        f"{100 * known['accuracy']:.2f} and {100 * known['slot_f1']:.2f} %"
+        f"Intents {100 * ours['accuracy']:.2f} % right, slots F1 {100 * ours['slot_f1']:.2f} %; "
+        f"on services of train only {100 * known['accuracy']:.2f} and {100 * known['slot_f1']:.2f} %"
     )
     bayes = 100 * found["scores"]["naive Bayes"]["accuracy"]
     return (
