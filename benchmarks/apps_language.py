@@ -98,8 +98,8 @@ CACHED = ("wikitext2",)  # what has a cache's score, too
 CACHES = [
     Cache(size, share, flatness)
     for size in (2000, 4000)
-    for share in (0.1, 0.15, 0.2, 0.25, 0.3)
-    for flatness in (0.1, 0.2, 0.3, 0.5, 0.8)
+    for share in (0.15, 0.2, 0.25, 0.3)
+    for flatness in (0.1, 0.2, 0.3)
 ]
 LOOKED_AT = 60_000  # tokens of validation by which a cache is chosen
 SAVED_EVERY = 100  # steps
