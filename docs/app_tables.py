@@ -165,7 +165,8 @@ def language_tables() -> str:
             with_cache = f" ({row['with cache']} with a cache)" if "with cache" in row else ""
             rows.append([f"{who}, published", str(row.get("nats", "")), f"{row.get('perplexity', '')}{with_cache}", ""])
         cost = f"{found['weights']:,} weights, {found['steps']:,} steps in {found['train_seconds']:.0f} s"
-        parts.append(f"**{title}**\n\n{markdown(rows)}\n\n{cost} on {found['machine']['threads']} threads.")
+        threads = found.get("threads", f"on {found['machine']['threads']} threads")
+        parts.append(f"**{title}**\n\n{markdown(rows)}\n\n{cost}, {threads}.")
     return "\n\n".join([*parts, samples()])
 
 

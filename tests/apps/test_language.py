@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from holdfast.apps.language import LanguageModel
 from holdfast.parts.text.corpus import Text
+from holdfast.parts.text.language_network import Dropout, LanguageNetwork
 from holdfast.parts.text.ngrams import count_bigrams, unigrams_of
 from holdfast.parts.text.passages import Passage, texts_of
 from holdfast.parts.text.surprise import Cache, Reader, compare_caches
@@ -246,3 +248,15 @@ def test_perplexity_is_that_of_the_rows() -> None:
 def test_a_stream_collects_like_any_other() -> None:
     (whole,) = texts_of(list(collect(model().stream(), ["the fox ", "sees "])))
     assert whole.text == model().predict([Text("", "the fox sees ")])[0].text
+
+
+@pytest.mark.parametrize("negatives", [10, 40, 4096])
+def test_more_negatives_than_tokens_are_all_of_them(negatives: int) -> None:
+    """Half of them are taken always; a small vocabulary, of which some tokens never came, has fewer."""
+    counts = torch.tensor([*range(30), *([0] * 20)])
+    torch.manual_seed(0)
+    net = LanguageNetwork(counts, 8, 8, 1, Dropout(), negatives)
+    h, targets = torch.randn(12, 1, 8), torch.randint(30, (12, 1))
+    with torch.no_grad():
+        sampled, full = float(net.train().loss(h, targets)), float(net.eval().loss(h, targets))
+    assert math.isfinite(sampled) and (sampled == pytest.approx(full, rel=1e-6)) == (negatives > 50)

@@ -100,6 +100,12 @@ def test_misuse_is_named() -> None:
     h, weight, bias, targets, _ = case()
     with pytest.raises(ValueError, match="counts must be"):
         NegativeSampler(torch.zeros(3))
+    with pytest.raises(ValueError, match="counts must be"):
+        NegativeSampler(torch.ones(3, 3), always=2)
+    with pytest.raises(ValueError, match="taken always"):
+        NegativeSampler(torch.tensor([1.0, 2.0, 0.0]), always=2)
+    with pytest.raises(ValueError, match="of 2 none would be drawn"):
+        NegativeSampler(torch.ones(5), always=2).draw(2, torch.Generator())
     with pytest.raises(ValueError, match="do not fit"):
         sampled_softmax_loss(h, weight[:, 1:], bias, targets, targets, targets.float())
     with pytest.raises(ValueError, match="negatives and log_q"):

@@ -27,8 +27,8 @@ class NegativeSampler:
 
     def __init__(self, counts: Tensor, alpha: float = 0.75, always: int = 0) -> None:
         weights = counts.double().pow(alpha)
-        self.always = counts.argsort(descending=True, stable=True)[:always]
-        weights[self.always] = 0.0
+        self.always = counts.flatten().argsort(descending=True, stable=True)[:always]
+        weights.view(-1)[self.always] = 0.0
         if counts.dim() != 1 or not bool((counts >= 0).all()) or not float(weights.sum()) > 0:
             raise ValueError(
                 "counts must be [vocabulary], none negative, and not all of them zero or taken always, "
@@ -39,7 +39,12 @@ class NegativeSampler:
         self._last = int(weights.nonzero()[-1])  # the last item that may be drawn
 
     def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Items, int64 [count], and the log of how often each is expected among so many, float32 [count]."""
+        """Items, int64 [count], and the log of how often each is expected among so many, float32 [count].
+
+        Raises ValueError where count leaves none to be drawn.
+        """
+        if count <= len(self.always):
+            raise ValueError(f"{len(self.always)} items are taken always: of {count} none would be drawn")
         count -= len(self.always)
         at = torch.rand(count, generator=rng, dtype=torch.float64) * self._until[-1]
         items = torch.searchsorted(self._until, at, right=True)

@@ -13,6 +13,7 @@ from holdfast.parts.text.message_features import Grams, hashed, letters_of
 from holdfast.parts.text.message_vocabulary import (
     IGNORED,
     MOST_HEARD,
+    MOST_LETTERS,
     GramTable,
     MessageFacts,
     end_of,
@@ -107,6 +108,7 @@ def test_of_long_turns_the_end_is_heard() -> None:
     assert heard_words(Turn("bot", text))[0] == "word6" and len(heard_words(Turn("bot", text))) == MOST_HEARD
     assert end_of(text).startswith("word6 ") and end_of(end_of(text)) == end_of(text)
     assert end_of("  short ") == "  short "
+    assert len(end_of("x" * 5000)) == MOST_LETTERS and heard_words(Turn("user", "x" * 5000)) == ["x" * MOST_LETTERS]
 
 
 def test_only_known_words_are_remembered() -> None:

@@ -37,8 +37,10 @@ class LanguageNetwork(nn.Module):
         hidden: of the other layers.
         layers: LSTM layers.
         negatives: tokens a target is told from while training: half of them the commonest, the others drawn as often
-            as they came to the power of 0.75; 0 stands for all tokens.
+            as they came to the power of 0.75; 0, or as many as there are, stands for all tokens.
     """
+
+    scale: Tensor  # [] by which an embedding is multiplied where it is read
 
     def __init__(
         self, counts: Tensor, width: int, hidden: int, layers: int, dropout: Dropout, negatives: int = 0
@@ -47,7 +49,8 @@ class LanguageNetwork(nn.Module):
         self.rates, self.negatives = dropout, negatives
         self.embedding = nn.Embedding(len(counts), width)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)  # for the output; what is read has variance one
-        self.scale = width**0.5
+        # A buffer, so that weights learned without it are refused.
+        self.register_buffer("scale", torch.tensor(width**0.5))
         sizes = [*[hidden] * (layers - 1), width]
         cell = Cell(weight_drop=dropout.recurrent, forget_bias=1.0)
         self.stack = LSTMStack(width, sizes, cell, dropout=dropout.between)
@@ -68,11 +71,12 @@ class LanguageNetwork(nn.Module):
         """Cross-entropy in nats, summed: h [..., width], targets [...]."""
         h, targets = h.flatten(0, -2), targets.flatten()
         weight, bias = self.embedding.weight, self.bias
-        if not (self.training and self.negatives):
+        if not (self.training and 0 < self.negatives < len(weight)):
             return linear_cross_entropy(h, weight, bias, targets, reduction=Reduction.SUM)
         counts: Tensor = self.counts  # pyright: ignore[reportAssignmentType]
         dice = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        drawn = NegativeSampler(counts, 0.75, self.negatives // 2).draw(self.negatives, dice)
+        always = min(self.negatives, int((counts > 0).sum())) // 2
+        drawn = NegativeSampler(counts, 0.75, always).draw(self.negatives, dice)
         return sampled_softmax_loss(h, weight, bias, targets, *drawn) * len(targets)
 
     def log_probabilities(self, h: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ IGNORED: Final = -100  # an intent or a tag that nobody said
 UNKNOWN: Final = 0  # the number of every word that is not in the vocabulary
 FEWEST = 2  # messages in which a word or an n-gram came, to be known
 MOST_HEARD: Final = 30  # words of a turn before a message that are read, its last ones
+MOST_LETTERS: Final = 2000  # of it at most: what is kept of a conversation does not grow with what is said
 OWN: Final = 0  # whose a word is: of the message itself; of the bot before it; of the user before it
 ROLES: Final = {"bot": 1, "user": 2}
 KINDS: Final = {"bot": "bB", "user": "uU"}  # of hashed words and pairs in turns before a message
@@ -142,11 +143,12 @@ class MessageFacts:
 
 def heard_words(turn: Turn) -> list[str]:
     """What is read of a turn before a message: the end of what was said."""
-    return [word.text for word in words_of(turn.text)[-MOST_HEARD:]]
+    return [word.text for word in words_of(turn.text[-MOST_LETTERS:])[-MOST_HEARD:]]
 
 
 def end_of(text: str) -> str:
     """Of a text what heard_words reads."""
+    text = text[-MOST_LETTERS:]
     words = words_of(text)
     return text if len(words) <= MOST_HEARD else text[words[-MOST_HEARD].start :]
 
