@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from holdfast.apps.recommend import Recommender
 from holdfast.parts.errors import DataError, MissingExtraError, SettingError
 from holdfast.parts.events import answering, retrieval
 from holdfast.parts.events.history import History
 from holdfast.parts.events.next_item import NextItem
+from holdfast.parts.events.reading import Events
 from holdfast.training import checkpoint
 from holdfast.training.application import Recipe
 from holdfast.training.model import Model
@@ -141,19 +143,21 @@ def test_where_the_index_gives_too_few_all_are_scored(monkeypatch: pytest.Monkey
     assert_same(*exact_and_near(model(), shoppers(5, seed=4), top=7))
 
 
-def random_model(items: int) -> Model[Any, Any, Any, Any, Any, Any]:
+def random_model(items: int, members: int = 1) -> Model[Any, Any, Any, Any, Any, Any]:
     """Not trained: a network over many items, with biases that matter, and rules from a few events."""
     histories = [History(f"u{n}", (f"i{n}", f"i{7 * n % items}", f"i{(n + 1) % items}")) for n in range(items)]
-    app = Recommender(width=16, hidden=16)
+    app = Recommender(width=16, hidden=16, members=members)
     codec = dataclasses.replace(app.prepare(histories), share=0.3, temperature=0.7)
     net = app.network(codec)
     assert isinstance(net, NextItem)
-    net.bias.data.normal_(std=0.5)
+    for member in net.each():
+        member.bias.data.normal_(std=0.5)
     return Model(app, codec, net, {})
 
 
-def test_of_many_items_nearly_all_of_the_best_are_found() -> None:
-    many = random_model(6000)
+@pytest.mark.parametrize("members", [1, 3])
+def test_of_many_items_nearly_all_of_the_best_are_found(members: int) -> None:
+    many = random_model(6000, members)
     asked = [History(f"a{n}", (f"i{n}", f"i{5 * n}", f"i{11 * n}")) for n in range(1, 60)]
     exact, near = exact_and_near(many, asked)
     hits = [len(set(one.items) & set(other.items)) for one, other in zip(exact, near, strict=True)]
@@ -193,7 +197,69 @@ def test_without_usearch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
         random_model(20).using(retrieval="approximate").stream()
 
 
+# --- several networks ---
+
+
+def test_members_answer_with_the_mean_of_their_logits() -> None:
+    net = random_model(40, members=3).net
+    assert isinstance(net, NextItem)
+    items = torch.tensor([[3, 9, 1], [5, 5, 2]])
+    vectors, memory = net(items)
+    alone = [one(items, None) for one in net.each()]
+    wanted = torch.stack([v @ one.embedding.weight.T + one.bias for (v, _), one in zip(alone, net.each(), strict=True)])
+    torch.testing.assert_close(net.logits(vectors[:, -1])[:, 1:], wanted.mean(0)[:, -1, 1:])
+    rows, bias = net.rows()
+    torch.testing.assert_close(vectors[0, 0] @ rows.T + bias, wanted.mean(0)[0, 0])
+    after, _ = net(items[:, :1], memory)  # what each remembers is given back to it
+    again, _ = net(torch.cat([items, items[:, :1]], dim=1))
+    torch.testing.assert_close(after[:, 0], again[:, -1])
+
+
+def test_members_learn_apart() -> None:
+    """The gradient of one does not depend on what another has learned; neither their weights nor dice are shared."""
+
+    def gradients(others: float) -> list[torch.Tensor | None]:
+        net = random_model(40, members=2).net
+        assert isinstance(net, NextItem)
+        first, second = net.each()
+        assert not torch.equal(first.lstm.weight_ih_l0, second.lstm.weight_ih_l0)
+        second.out.weight.data.mul_(others)
+        vectors, _ = net(torch.tensor([[3, 9, 1]]))
+        net.loss(vectors[0], torch.tensor([9, 1, 4])).backward()
+        return [one.grad for one in first.parameters()]
+
+    torch.manual_seed(0)
+    one = gradients(1.0)
+    torch.manual_seed(0)
+    other = gradients(5.0)
+    for a, b in zip(one, other, strict=True):
+        assert a is not None and b is not None and torch.equal(a, b)
+
+
+def test_several_networks_learn_go_on_and_stream() -> None:
+    app = dataclasses.replace(SMALL, members=2)
+    train, valid = app.split(shoppers(60), np.random.default_rng(0))
+    run = Run(app, train, valid, QUICK)
+    list(run)
+    trained = run.finish()
+    more = [*train, History("new", ("tent", "kayak"))]
+    grown = Run(app, more, valid, QUICK, begin=trained)
+    for name, table in grown.net.state_dict().items():
+        if name.endswith("embedding.weight"):
+            row = grown.codec.items.index("tent") + 1, trained.codec.items.index("tent") + 1
+            assert torch.equal(table[row[0]], trained.net.state_dict()[name][row[1]])
+    asked = shoppers(5, seed=7)
+    stream = trained.stream()
+    for one in asked:
+        stream.push(Events([one.user] * len(one.items), list(one.items), None))
+    for streamed, whole in zip(stream.flush(), trained.predict(asked), strict=True):
+        assert streamed.items == whole.items
+
+
 # --- a million items: nothing may cost what the catalogue costs ---
+
+
+TABLE = "members.0.embedding.weight"
 
 
 def large(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Run:
@@ -205,11 +271,11 @@ def large(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Run:
 
 def test_a_step_moves_the_rows_it_met_only(monkeypatch: pytest.MonkeyPatch) -> None:
     run = large(monkeypatch)
-    before = run.net.state_dict()["embedding.weight"].clone()
+    before = run.net.state_dict()[TABLE].clone()
     run.advance()
-    gradient = run.net.get_parameter("embedding.weight").grad
+    gradient = run.net.get_parameter(TABLE).grad
     assert gradient is not None and gradient.is_sparse
-    moved = (run.net.state_dict()["embedding.weight"] != before).any(1).nonzero().flatten().tolist()
+    moved = (run.net.state_dict()[TABLE] != before).any(1).nonzero().flatten().tolist()
     assert set(moved) <= set(gradient.coalesce().indices()[0].tolist()) and 0 < len(moved) < len(before)
     (state,) = [state for state in run.optimiser.state.values() if "sums" in state]
     assert state["sums"].shape == (len(before),)

@@ -17,7 +17,7 @@ from ..parts.events.catalogue import Catalogue, catalogue_of
 from ..parts.events.drawing import draw_rankings
 from ..parts.events.filtering import allowed_items
 from ..parts.events.history import History, split_by_time, split_last
-from ..parts.events.next_item import NextItem, padded
+from ..parts.events.next_item import NextItem, Sizes, padded
 from ..parts.events.ranking import Ranking, ranking_rows
 from ..parts.events.reading import Columns, Events, read_histories, read_lines
 from ..parts.events.retrieval import index_of
@@ -55,6 +55,7 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
     width: int = setting(128, "width of the items' embeddings", low=1)
     hidden: int = setting(128, "memory cells per layer", low=1)
     layers: int = setting(1, "LSTM layers", low=1)
+    members: int = setting(1, "networks that learn apart and answer together", low=1)
     dropout: float = setting(0.5, "share of features left out while training", low=0.0, high=0.95)
     forgotten: float = setting(0.1, "share of events hidden while training", low=0.0, high=0.95)
     longest: int = setting(50, "events in a piece of history while training", low=2)
@@ -119,16 +120,15 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
 
     def named_rows(self, codec: Catalogue) -> dict[str, Sequence[str]]:
         names = ("", *codec.items)  # item 0 was never met
-        return {"embedding.weight": names, "bias": names}
+        return {f"members.{n}.{part}": names for n in range(self.members) for part in ("embedding.weight", "bias")}
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
     def network(self, codec: Catalogue) -> nn.Module:
         return NextItem(
             torch.from_numpy(codec.counts),
-            self.width,
-            self.hidden,
-            layers=self.layers,
+            Sizes(self.width, self.hidden, self.layers),
+            members=self.members,
             dropout=self.dropout,
             forgotten=self.forgotten,
             negatives=self.negatives,

@@ -57,7 +57,7 @@ class Answering:
 
     def last_vectors(self, pasts: Sequence[np.ndarray]) -> Tensor:
         """[pasts, width], in groups of like length; zeros where nothing is known of a user."""
-        found = torch.zeros(len(pasts), self.net.embedding.embedding_dim)
+        found = torch.zeros(len(pasts), self.net.width)
         order = sorted((n for n in range(len(pasts)) if len(pasts[n])), key=lambda n: len(pasts[n]))
         for group in groups(order, [len(past) for past in pasts]):
             rows, _ = self.vectors([pasts[n] for n in group])
@@ -142,7 +142,7 @@ class Answering:
             return ""
         links = np.array([self.codec.rule(int(one), item) / back for back, one in enumerate(last, start=1)])
         if links.max() == 0:
-            rows = torch.nn.functional.normalize(self.net.embedding.weight[np.append(last, item)], dim=1)
+            rows = torch.nn.functional.normalize(self.net.rows_of(np.append(last, item)), dim=1)
             links = (rows[:-1] @ rows[-1]).detach().numpy()
         return self.codec.items[int(last[links.argmax()]) - 1]
 
@@ -165,7 +165,7 @@ def groups(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
 class User:
     """What a stream knows of one user."""
 
-    h: np.ndarray  # [layers, hidden] float32
+    h: np.ndarray  # [members * layers, hidden] float32
     c: np.ndarray
     vector: np.ndarray  # [width] float32, the network's after the last event
     recent: list[int] = field(default_factory=list[int])  # the last events, LOOKED_BACK at most
@@ -183,7 +183,8 @@ class UserStream:
     def __init__(self, answering: Answering, top: int) -> None:
         self.answering, self.top = answering, top
         self.users: dict[str, User] = {}
-        self.kind = f"recommend {len(answering.codec.items)} items, {answering.net.lstm.hidden_size} cells"
+        layers, cells = answering.net.memory_shape
+        self.kind = f"recommend {len(answering.codec.items)} items, {layers} times {cells} cells"
 
     def push(self, piece: Events) -> list[Ranking]:
         """The answers to the questions in some events."""
@@ -225,8 +226,8 @@ class UserStream:
 
     def stranger(self) -> User:
         net = self.answering.net
-        zero = np.zeros((net.lstm.num_layers, net.lstm.hidden_size), dtype=np.float32)
-        return User(zero, zero, np.zeros(net.embedding.embedding_dim, dtype=np.float32))
+        zero = np.zeros(net.memory_shape, dtype=np.float32)
+        return User(zero, zero, np.zeros(net.width, dtype=np.float32))
 
     def answer(self, names: Sequence[str]) -> list[Ranking]:
         """Rankings of some users, known or not."""

@@ -34,8 +34,7 @@ class ItemIndex:
 
     def __init__(self, net: NextItem) -> None:
         started = time.perf_counter()
-        self.rows = net.embedding.weight.detach().numpy()  # [items + 1, width]; 0 is no item
-        self.bias = net.bias.detach().numpy()  # [items + 1]
+        self.rows, self.bias = (t.detach().numpy() for t in net.rows())  # [items + 1, width], [items + 1]; 0 is no item
         self.graph = graph_of(self.rows[1:], self.bias[1:])
         count = len(self.bias) - 1
         dice = np.random.default_rng(0)

@@ -133,11 +133,14 @@ class ReplyNetwork(nn.Module):
         )
         return mixed_surprise(written, self.gate(a).squeeze(-1), copied[live])
 
-    def step(self, slots: int, precision: Precision = "highest") -> PointerStep:
-        """The writer, one step of some replies at a time, with the weights as they are now."""
+    def step(
+        self, slots: int, precision: Precision = "highest", edges: tuple[Tensor, Tensor] | None = None
+    ) -> PointerStep:
+        """The writer, one step of some replies at a time, with the weights as they are now; edges as PointerStep's."""
         with torch.device("meta"):  # no memory and no dice: the weights are put in
             output = nn.Linear(self.sizes.width, len(self.bias))
         output.weight, output.bias = self.embedding.weight, self.bias
         read = self.embedding.weight.detach() * self.scale
         lstm = blind_stack(self.writer, self.sizes.width, [self.sizes.hidden])
-        return PointerStep(DecoderStep(lstm, read, self.combine, output, slots=slots, precision=precision), self.gate)
+        step = DecoderStep(lstm, read, self.combine, output, slots=slots, precision=precision)
+        return PointerStep(step, self.gate, edges)

@@ -205,7 +205,8 @@ class Replying:
         """The writer, with room for so many hypotheses."""
         if self.stepper is None or self.stepper.slots < slots:
             try:
-                self.stepper = self.net.step(slots, self.precision)
+                begins, ends = map(torch.from_numpy, self.vocabulary.edges())
+                self.stepper = self.net.step(slots, self.precision, (begins, ends))
             except RuntimeError as error:
                 raise ResourceError(f"a decoder cannot be made here: {error}", hint="see holdfast doctor") from None
         return self.stepper

@@ -74,6 +74,15 @@ class Vocabulary:
             return pieces
         return ["\n" if piece == LINE else f"{piece} " for piece in pieces]
 
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which tokens begin, and which end, with a letter or digit that sticks to its neighbour, [tokens] bool each:
+        between two that stick together a word goes on. Of words none do, white space being between them."""
+        if self.unit == "words":
+            nowhere = np.zeros(len(self), dtype=bool)
+            return nowhere, nowhere
+        begins, ends = (np.array([sticks(piece[at], self.unit) for piece in self.pieces]) for at in (0, -1))
+        return begins, ends
+
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """Text again."""
         if self.unit == "subwords":
@@ -82,6 +91,15 @@ class Vocabulary:
         if self.unit == "characters":
             return "".join("\ufffd" if piece == UNKNOWN else piece for piece in pieces)
         return re.sub(r" ?\n ?", "\n", " ".join("\n" if piece == LINE else piece for piece in pieces))
+
+
+def sticks(letter: str, unit: Unit) -> bool:
+    """Whether a letter of a token belongs to a word, in subwords as byte-level tokenizers write it."""
+    if (
+        unit == "subwords" and not letter.isascii()
+    ):  # a byte of some letter; U+0100 to U+0121 are controls and the blank
+        return not "\u0100" <= letter <= "\u0121"
+    return letter.isalnum()
 
 
 def units(text: str, unit: Unit) -> Iterable[str]:
