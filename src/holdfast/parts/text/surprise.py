@@ -30,19 +30,21 @@ class Cache:
     share: float = 0.1  # of the answer
     flatness: float = 0.3  # by which products of states are multiplied before the softmax
 
-    def mixed(self, log_p: Tensor, h: Tensor, followed: Tensor, before: int) -> Tensor:
-        """Log probabilities [tokens] of what came, the cache's part put in.
+    def alone(self, h: Tensor, followed: Tensor, before: int) -> Tensor:
+        """The probability that the cache gives what came, [tokens]; not a number where it holds nothing yet.
 
         h [before + tokens, width] and followed [before + tokens] are those of the cached tokens and then of the new
-        ones; each new one sees the ``size`` before it.
+        ones; each new one sees the ``size`` before it. The share does not matter.
         """
         products = self.flatness * h[before:] @ h.T  # [tokens, before + tokens]
         here, there = torch.arange(before, len(h)).unsqueeze(1), torch.arange(len(h))
         seen = (there < here) & (there >= here - self.size)
-        weights = products.masked_fill(~seen, float("-inf")).softmax(1).nan_to_num(0.0)  # nothing before the first
-        own = (weights * (followed == followed[before:].unsqueeze(1))).sum(1)
-        share = torch.where(seen.any(1), self.share, 0.0)
-        return ((1 - share) * log_p.exp() + share * own).log()
+        weights = products.masked_fill(~seen, float("-inf")).softmax(1)
+        return (weights * (followed == followed[before:].unsqueeze(1))).sum(1)
+
+    def mixed(self, log_p: Tensor, alone: Tensor) -> Tensor:
+        """Log probabilities [tokens] of what came: the network's, and the cache's part put in."""
+        return torch.where(alone.isnan(), log_p, ((1 - self.share) * log_p.exp() + self.share * alone).log())
 
 
 class Ahead(NamedTuple):
@@ -143,7 +145,7 @@ class Reader:
         """Log probabilities of the tokens just remembered, the cache's part put in."""
         if not self.cache.size:
             return log_p
-        mixed = self.cache.mixed(log_p, self.h, self.followed, len(self.h) - fresh)
+        mixed = self.cache.mixed(log_p, self.cache.alone(self.h, self.followed, len(self.h) - fresh))
         self.forget_old()
         return mixed
 
@@ -170,6 +172,8 @@ def compare_caches(net: LanguageNetwork, start: int, tokens: np.ndarray, caches:
         piece = tokens[begin : begin + AT_ONCE]
         log_p = reader.log_probabilities(piece)
         before = len(reader.h) - len(piece)
-        total -= [float(one.mixed(log_p, reader.h, reader.followed, before).double().sum()) for one in caches]
+        apart = {(one.size, one.flatness): one for one in caches}  # what differs in the share alone looks once
+        alone = {kind: one.alone(reader.h, reader.followed, before) for kind, one in apart.items()}
+        total -= [float(one.mixed(log_p, alone[one.size, one.flatness]).double().sum()) for one in caches]
         reader.forget_old()
     return total / max(1, len(tokens))
