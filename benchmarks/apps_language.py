@@ -83,14 +83,14 @@ RECIPES = {
         precision="medium",
     ),
     "wikitext2": Recipe(
-        steps=6800,
+        steps=5600,
         batch=32,
         learning_rate=2.5e-3,
         warmup=0.05,
-        weight_decay=0.02,
+        weight_decay=0.3,
         clip=0.25,
         average=0.998,
-        validate_every=3400,
+        validate_every=2800,
         precision="medium",
     ),
 }

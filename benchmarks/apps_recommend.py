@@ -88,9 +88,10 @@ def movielens(folder: Path) -> Parts:
 TASKS = {
     "beauty": Task(
         beauty,
-        Recommender(),
+        Recommender(members=3),
         Recommender.recipe,
         {
+            "one network": {"members": 1},
             "width 64": {"width": 64},
             "hidden 256": {"hidden": 256},
             "two layers": {"layers": 2},
@@ -113,7 +114,7 @@ TASKS = {
 
 
 def train(task: Task, parts: Parts, seed: int) -> tuple[Model[Any, Any, Any, Any, Any, Any], float]:
-    """The model of the best validation place, its share and temperature found on validation, and the seconds."""
+    """The model of the best validation place, rules' weight and temperature found on validation; the seconds."""
     run = Run(task.app, parts.learned, parts.held, dataclasses.replace(task.recipe, seed=seed))
     for report in run:
         if report.valid is not None:
@@ -138,7 +139,7 @@ def changed(task: Task, changes: dict[str, Any]) -> Task:
 
 def validation(task: Task, parts: Parts, seed: int) -> dict[str, Any]:
     model, _ = train(task, parts, seed)
-    return {"scores": model.evaluate(parts.held), "share": model.codec.share}
+    return {"scores": model.evaluate(parts.held), "weight": model.codec.weight}
 
 
 def test(task: Task, parts: Parts, seed: int) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def test(task: Task, parts: Parts, seed: int) -> dict[str, Any]:
     return {
         "scores": model.evaluate(parts.test),
         "questions": sum(one.held for one in parts.test),
-        "share": model.codec.share,
+        "weight": model.codec.weight,
         "temperature": model.codec.temperature,
         "train_seconds": seconds,
         "weights": sum(p.numel() for p in model.net.parameters()),

@@ -82,7 +82,7 @@ def train(histories: list[History], recipe: Recipe) -> tuple[Model[Any, Any, Any
     started = time.process_time()
     model = run.finish()
     found["calibrate_seconds"] = time.process_time() - started
-    found |= {"items": len(model.codec.items), "rules": len(model.codec.rules.items), "share": model.codec.share}
+    found |= {"items": len(model.codec.items), "rules": len(model.codec.rules.items), "weight": model.codec.weight}
     found["weights"] = sum(p.numel() for p in model.net.parameters())
     return model, found
 

@@ -120,7 +120,7 @@ def recommend_scores(title: str, found: dict[str, Any]) -> str:
         cells = [f"{row[measure]:.4f}" if measure in row else "" for measure in ("HR@10", "NDCG@10", "MRR")]
         rows.append([f"**{who}**" if who == "holdfast" else who, *cells])
     size = f"{test['weights']:,} weights, {test['model_bytes'] / 1e6:.1f} MB"
-    cost = f"Trained in {test['train_seconds']:.0f} s, {size}; the rules' share in the answer {test['share']:.0%}."
+    cost = f"Trained in {test['train_seconds']:.0f} s, {size}; the rules' weight in the answer {test['weight']:g}."
     return f"**{title}**\n\n{markdown(rows)}\n\n{cost}"
 
 

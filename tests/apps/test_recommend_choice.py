@@ -147,7 +147,7 @@ def random_model(items: int, members: int = 1) -> Model[Any, Any, Any, Any, Any,
     """Not trained: a network over many items, with biases that matter, and rules from a few events."""
     histories = [History(f"u{n}", (f"i{n}", f"i{7 * n % items}", f"i{(n + 1) % items}")) for n in range(items)]
     app = Recommender(width=16, hidden=16, members=members)
-    codec = dataclasses.replace(app.prepare(histories), share=0.3, temperature=0.7)
+    codec = dataclasses.replace(app.prepare(histories), weight=0.8, temperature=1.3)
     net = app.network(codec)
     assert isinstance(net, NextItem)
     for member in net.each():

@@ -171,12 +171,11 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
         return Loss(net.loss(vectors[counted], batch.targets[counted]), int(counted.sum()))
 
     def calibrate(self, net: nn.Module, codec: Catalogue, examples: Sequence[History]) -> Catalogue:
-        """The temperature of least log loss, then the share of the rules that gives the best NDCG."""
+        """The weight of the rules that gives the best NDCG, then the temperature of least log loss."""
         assert isinstance(net, NextItem)
-        plain = dataclasses.replace(codec, temperature=1.0)
-        warm = judging.best_temperature(Answering(net, plain, self.repeat), examples)
-        codec = dataclasses.replace(codec, temperature=warm)
-        return dataclasses.replace(codec, share=judging.best_share(Answering(net, codec, self.repeat), examples))
+        codec = dataclasses.replace(codec, weight=judging.best_weight(Answering(net, codec, self.repeat), examples))
+        warm = judging.best_temperature(Answering(net, codec, self.repeat), examples)
+        return dataclasses.replace(codec, temperature=warm)
 
     # --- answering ----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from ..errors import DataError
 from ..packing import pack, unpack
-from .catalogue import LOOKED_BACK, Catalogue
+from .catalogue import LOOKED_BACK, UNRULED, Catalogue
 from .history import History
 from .next_item import Memory, NextItem
 from .ranking import Ranking, best
@@ -23,10 +23,10 @@ STEPS = 1 << 14  # events shown to the network at once
 
 
 class Halves(NamedTuple):
-    """What the network says of some users and what the rules say: probabilities [users, items + 1] float32."""
+    """What the network says of some users and what the rules say, [users, items + 1] float32."""
 
-    network: np.ndarray
-    rules: np.ndarray  # a row of zeros where no rule says anything
+    network: np.ndarray  # logits
+    rules: np.ndarray  # probabilities; a row of zeros where no rule says anything
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,22 @@ class Answering:
     @torch.inference_mode()
     def halves(self, vectors: Tensor, pasts: Sequence[np.ndarray]) -> Halves:
         """From the network's vectors [pasts, width] and the events before."""
-        network = (self.net.logits(vectors) / self.codec.temperature).softmax(-1).numpy()
-        return Halves(network, self.codec.by_rules(pasts))
+        return Halves(self.net.logits(vectors).numpy(), self.codec.by_rules(pasts))
 
-    def mixed(self, halves: Halves, pasts: Sequence[np.ndarray], share: float | None = None) -> np.ndarray:
-        """Probabilities [pasts, items + 1] float32.
+    def pooled(self, halves: Halves, weight: float | None = None) -> np.ndarray:
+        """The logarithm of a score, [users, items + 1] float32: both halves' logarithms added up.
 
-        ``share`` of the rules; None: as calibrated. Of whom nothing is known gets what is popular.
+        A logarithmic opinion pool (Hinton, "Training products of experts by minimizing contrastive divergence", Neural
+        Computation 14(8), 2002): what both find likely comes first, and either can rule an item out. ``weight`` of the
+        rules; None: as calibrated.
         """
-        share = self.codec.share if share is None else share
-        silent = halves.rules.sum(axis=1, keepdims=True) == 0  # no rule says anything: the network answers alone
-        found = np.where(silent, halves.network, (1 - share) * halves.network + share * halves.rules)
+        weight = self.codec.weight if weight is None else weight
+        return halves.network + np.float32(weight) * np.log(halves.rules + np.float32(UNRULED))
+
+    def mixed(self, halves: Halves, pasts: Sequence[np.ndarray], weight: float | None = None) -> np.ndarray:
+        """Probabilities [pasts, items + 1] float32. Of whom nothing is known gets what is popular."""
+        pooled = torch.from_numpy(self.pooled(halves, weight))
+        found = (pooled / self.codec.temperature).softmax(-1).numpy()
         for row, past in zip(found, pasts, strict=True):
             if not len(past):
                 row[:] = self.codec.popularity

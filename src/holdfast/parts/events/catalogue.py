@@ -16,6 +16,7 @@ from .history import History
 REACH = 10  # events ahead that count as following
 FADING = 0.7  # by which each event further counts less
 MOST_FOLLOWERS = 500  # of an item, the strongest
+UNRULED = 1e-3  # a rule's probability of an item of which no rule says anything
 LOOKED_BACK = 20  # last events whose followers are put together, the n-th from the end with weight 1 / n
 
 
@@ -47,8 +48,8 @@ class Catalogue:
     counts: np.ndarray  # [items + 1] int64, that of 0 is 0
     rules: Followers  # within REACH events, counted, what is further counting less
     chain: Followers  # what came next, counted: the Markov chain, which is a baseline only
-    temperature: float = 1.0  # by which the network's logits are divided; like share found on the validation histories
-    share: float = 0.0  # of the rules in the answer
+    weight: float = 0.0  # of the rules in the answer; like temperature found on the validation histories
+    temperature: float = 1.0  # by which the logarithms of scores are divided
 
     def grown(self, other: "Catalogue") -> "Catalogue":
         """What both know together, counts and followers added up. Items keep their numbers; new ones come behind."""

@@ -12,7 +12,7 @@ from .answering import Answering
 from .history import History
 from .ranking import measures, places
 
-SHARES = np.linspace(0.0, 1.0, 21)  # of the rules, tried on the validation histories
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 16.0)  # of the rules, tried out
 TEMPERATURES = np.geomspace(0.5, 8.0, 25)
 ENOUGH = 5000  # of them
 ENOUGH_CELLS = 1 << 30  # events times items
@@ -82,26 +82,27 @@ def enough(histories: Sequence[History], items: int) -> Sequence[History]:
     return histories[:: max(1, -(-len(histories) // ENOUGH), -(-asked * items // ENOUGH_CELLS))]
 
 
-@torch.inference_mode()
-def best_temperature(answering: Answering, histories: Sequence[History]) -> float:
-    """By what the network's logits are to be divided, so that its probabilities are honest: that of least log loss."""
-    questions = questions_of(answering, enough(histories, len(answering.codec.items)))
-    losses = np.zeros(len(TEMPERATURES))
-    for block in answering.blocks(len(questions.pasts)):
-        answers = torch.from_numpy(questions.answers[block])
-        logits = answering.net.logits(answering.last_vectors(questions.pasts[block]))[answers > 0]
-        for n, temperature in enumerate(TEMPERATURES.tolist()):
-            losses[n] += float(functional.cross_entropy(logits / temperature, answers[answers > 0], reduction="sum"))
-    return float(TEMPERATURES[losses.argmin()])
-
-
-def best_share(answering: Answering, histories: Sequence[History]) -> float:
-    """The share of the rules of the best NDCG@10, on a few thousand of the histories."""
+def best_weight(answering: Answering, histories: Sequence[History]) -> float:
+    """The weight of the rules of the best NDCG@10, on a few thousand of the histories."""
 
     def ways(vectors: Tensor, pasts: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         halves = answering.halves(vectors, pasts)
-        return ((str(share), answering.mixed(halves, pasts, share)) for share in SHARES.tolist())
+        return ((str(weight), answering.pooled(halves, weight)) for weight in WEIGHTS)
 
     questions = questions_of(answering, enough(histories, len(answering.codec.items)))
     scored = {who: measures(place)["NDCG@10"] for who, place in placed(answering, questions, ways).items()}
     return float(max(scored, key=lambda who: scored[who]))
+
+
+def best_temperature(answering: Answering, histories: Sequence[History]) -> float:
+    """By what the logarithms of scores are to be divided, so that probabilities are honest: that of least log loss."""
+    questions = questions_of(answering, enough(histories, len(answering.codec.items)))
+    losses = np.zeros(len(TEMPERATURES))
+    for block in answering.blocks(len(questions.pasts)):
+        pasts, answers = questions.pasts[block], questions.answers[block]
+        pooled = torch.from_numpy(answering.pooled(answering.halves(answering.last_vectors(pasts), pasts)))
+        known = torch.from_numpy(answers)
+        pooled, known = pooled[known > 0], known[known > 0]
+        for n, temperature in enumerate(TEMPERATURES.tolist()):
+            losses[n] += float(functional.cross_entropy(pooled / temperature, known, reduction="sum"))
+    return float(TEMPERATURES[losses.argmin()])

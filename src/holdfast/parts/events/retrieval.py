@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import MissingExtraError
-from .catalogue import Catalogue
+from .catalogue import UNRULED, Catalogue
 from .next_item import NextItem
 from .ranking import best
 
@@ -152,14 +152,18 @@ def scored(
 ) -> np.ndarray:
     """Probabilities of some items, [items] float32, as if all had been scored.
 
-    ``found`` are the network's best, ``rules`` what Catalogue.ruled says.
+    ``found`` are the network's best, ``rules`` what Catalogue.ruled says. Of the sum over all items the network's part
+    is estimated; what the rules add to it is exact.
     """
-    warm = codec.temperature
-    network = np.exp(index.logits(vector, items) / warm - index.log_total(vector, found, warm))
-    ruled, weights = rules
-    if not len(ruled):  # no rule says anything: the network answers alone
-        return network.astype(np.float32)
-    counted = np.zeros(len(items), dtype=np.float32)
+    warm, power = codec.temperature, codec.weight / codec.temperature
+    ruled, probabilities = rules
+    said = np.full(len(items), UNRULED)
     known = holds(ruled, items)
-    counted[known] = weights[np.searchsorted(ruled, items[known])]
-    return ((1 - codec.share) * network + codec.share * counted).astype(np.float32)
+    said[known] += probabilities[np.searchsorted(ruled, items[known])]
+    scores = index.logits(vector, items) / warm + power * np.log(said)
+    total = index.log_total(vector, found, warm) + power * np.log(UNRULED)
+    if len(ruled):
+        lifted = (probabilities + UNRULED) ** power - UNRULED**power
+        own = index.logits(vector, ruled) / warm
+        total = np.logaddexp(total, own.max() + np.log((lifted * np.exp(own - own.max())).sum() + 1e-300))
+    return np.exp(scores - total).astype(np.float32)
