@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+import holdfast
 from holdfast.apps.recommend import Recommender
-from holdfast.parts.errors import DataError, MissingExtraError, SettingError
+from holdfast.parts.errors import DataError, MissingExtraError, ResourceError, SettingError
 from holdfast.parts.events import answering, retrieval
 from holdfast.parts.events.history import History
 from holdfast.parts.events.next_item import NextItem
 from holdfast.parts.events.reading import Events
+from holdfast.parts.packing import pack
 from holdfast.training import checkpoint
 from holdfast.training.application import Recipe
 from holdfast.training.model import Model
@@ -189,6 +191,70 @@ def test_the_index_is_built_once_and_streams_share_it(monkeypatch: pytest.Monkey
     fresh.using(top=3).stream()
     fresh.predict([History("a", ("i1",))])
     assert built == [50]
+
+
+def test_an_index_is_kept_and_found_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("usearch")
+    built: list[int] = []
+    graph_of = retrieval.graph_of
+    monkeypatch.setattr(retrieval, "graph_of", lambda rows, bias: built.append(len(rows)) or graph_of(rows, bias))
+    path = tmp_path / "items.index"
+    asked = [History(f"a{n}", (f"i{n}", f"i{5 * n}")) for n in range(1, 20)]
+    many = random_model(900)
+    many.save(tmp_path / "m.safetensors")
+    kept = many.using(retrieval="approximate", index=str(path)).predict(asked)
+    again = holdfast.load(tmp_path / "m.safetensors").using(retrieval="approximate", index=str(path)).predict(asked)
+    assert built == [900]
+    for one, other in zip(kept, again, strict=True):
+        assert one.items == other.items and np.array_equal(one.scores, other.scores)
+
+
+def test_the_index_of_another_model_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("usearch")
+    use = {"retrieval": "approximate", "index": str(tmp_path / "items.index")}
+    random_model(60).using(**use).stream()
+    other = random_model(60)
+    net = other.net
+    assert isinstance(net, NextItem)
+    net.each()[0].bias.data[7] += 30
+    with caplog.at_level("WARNING", "holdfast"):
+        (found,) = other.using(**use).predict([History("a", ("i1",))])
+    assert "index of another model" in caplog.text
+    assert found.items[0] == other.codec.items[6]
+    monkeypatch.setattr(retrieval, "graph_of", None)  # what is kept now is the new one
+    retrieval.ItemIndex(net, tmp_path / "items.index")
+
+
+@pytest.mark.parametrize("content", [b"", b"user,item\n1,2\n", pack("another kind", {}, {})])
+def test_a_file_that_is_no_index_is_left_alone(content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("usearch")
+    (tmp_path / "events.csv").write_bytes(content)
+    with pytest.raises(DataError, match="is not an index of items"):
+        random_model(20).using(retrieval="approximate", index=str(tmp_path / "events.csv")).stream()
+    assert (tmp_path / "events.csv").read_bytes() == content
+
+
+def test_an_index_that_could_not_be_kept_is_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("usearch")
+    monkeypatch.setattr(retrieval, "graph_of", None)
+    with pytest.raises(ResourceError, match="cannot be written"):
+        random_model(20).using(retrieval="approximate", index=str(tmp_path / "no" / "items.index")).stream()
+
+
+def test_where_the_disk_is_full_the_index_is_used_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("usearch")
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("holdfast.engine.durable.write", full)
+    near = random_model(20).using(retrieval="approximate", index=str(tmp_path / "items.index"))
+    assert near.predict([History("a", ("i1",))])[0].items
+    assert "No space left" in caplog.text and not list(tmp_path.iterdir())
 
 
 def test_without_usearch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

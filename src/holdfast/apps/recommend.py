@@ -66,6 +66,7 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
     retrieval: Literal["exact", "approximate"] = setting(
         "exact", "score every item, or search an index, which is faster among very many", use=True
     )
+    index: str | None = setting(None, "a file that keeps such an index; made where it is not there", use=True)
     among: str | None = setting(None, "a file of the items that may be recommended, one per line", use=True)
     items: str | None = setting(None, "a table of items and their attributes: only what is in it", use=True)
     where: tuple[str, ...] = setting((), "of that table only items with, such as genre=Comedy or 'price<=20'", use=True)
@@ -183,7 +184,7 @@ class Recommender(Application[History, Catalogue, list[Numbered], Steps, Ranking
         """``index``: by an index of the items, where that is set; judging places all of them and has no use for it."""
         assert isinstance(net, NextItem)
         allowed = allowed_items(codec, self.among, self.items, self.where)
-        searched = index_of(net) if index and self.retrieval == "approximate" else None
+        searched = index_of(net, self.index) if index and self.retrieval == "approximate" else None
         return Answering(net, codec, self.repeat, allowed, searched)
 
     def predict(self, net: nn.Module, codec: Catalogue, inputs: Sequence[History]) -> list[Ranking]:

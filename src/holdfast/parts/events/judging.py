@@ -13,7 +13,7 @@ from .history import History
 from .ranking import measures, places
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0, 16.0)  # of the rules, tried out
-TEMPERATURES = np.geomspace(0.5, 8.0, 25)
+TEMPERATURES = np.geomspace(0.5, 16.0, 31)
 ENOUGH = 5000  # of them
 ENOUGH_CELLS = 1 << 30  # events times items
 

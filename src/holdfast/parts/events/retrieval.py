@@ -8,6 +8,7 @@ is the one of the largest logit (Bachrach et al., "Speeding up the Xbox recommen
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ import torch
 
 from ..errors import MissingExtraError
 from .catalogue import UNRULED, Catalogue
+from .index_file import fingerprint, read_graph, write_graph
 from .next_item import NextItem
 from .ranking import best
 
@@ -30,17 +32,33 @@ TAIL = 4096  # items that stand for all that were not found
 
 @final
 class ItemIndex:
-    """Items by the network, the likeliest first, approximately. Raises MissingExtraError without usearch."""
+    """Items by the network, the likeliest first, approximately. Raises MissingExtraError without usearch.
 
-    def __init__(self, net: NextItem) -> None:
-        started = time.perf_counter()
+    Args:
+        net: trained.
+        kept: a file to take the graph from, or to keep it in where that is not there or of other items.
+    """
+
+    def __init__(self, net: NextItem, kept: Path | None = None) -> None:
         self.rows, self.bias = (t.detach().numpy() for t in net.rows())  # [items + 1, width], [items + 1]; 0 is no item
-        self.graph = graph_of(self.rows[1:], self.bias[1:])
+        self.graph = self.found(kept)
         count = len(self.bias) - 1
         dice = np.random.default_rng(0)
         self.tail = np.arange(1, count + 1) if count <= TAIL else np.sort(dice.choice(count, TAIL, replace=False)) + 1
         self.tail_rows, self.tail_bias = self.rows[self.tail], self.bias[self.tail]
-        log.info("recommend: %d items indexed in %.1f s", count, time.perf_counter() - started)
+
+    def found(self, kept: Path | None) -> Any:
+        """The graph, read or built."""
+        library, started = usearch(), time.perf_counter()
+        of = "" if kept is None else fingerprint(self.rows, self.bias, (NEIGHBOURS, BREADTH_BUILT))
+        known = None if kept is None else read_graph(kept, of)
+        if known is not None:
+            return library.Index.restore(known, expansion_search=BREADTH)
+        graph = graph_of(self.rows[1:], self.bias[1:])
+        log.info("recommend: %d items indexed in %.1f s", len(self.bias) - 1, time.perf_counter() - started)
+        if kept is not None:
+            write_graph(kept, of, graph)
+        return graph
 
     def search(self, vector: np.ndarray, count: int) -> np.ndarray:
         """Numbers of about the ``count`` items of the largest logits, rising."""
@@ -65,16 +83,20 @@ class ItemIndex:
         return float(highest + np.log(total))
 
 
-def graph_of(rows: np.ndarray, bias: np.ndarray) -> Any:
-    """usearch's index of items [items, width] with their biases, numbered from 1."""
+def usearch() -> Any:
     try:
-        from usearch.index import Index
+        import usearch.index
     except ImportError:
         raise MissingExtraError("usearch", "ann", "approximate retrieval") from None
+    return usearch.index
+
+
+def graph_of(rows: np.ndarray, bias: np.ndarray) -> Any:
+    """usearch's index of items [items, width] with their biases, numbered from 1."""
     squares = (rows**2).sum(axis=1) + bias**2
     filler = np.sqrt(squares.max() - squares)
     longer = np.concatenate([rows, bias[:, None], filler[:, None]], axis=1, dtype=np.float32)
-    graph = Index(
+    graph = usearch().Index(
         ndim=longer.shape[1],
         metric="ip",
         dtype="f16",  # what is found is scored anew in float32
@@ -86,14 +108,15 @@ def graph_of(rows: np.ndarray, bias: np.ndarray) -> Any:
     return graph
 
 
-_indices: WeakKeyDictionary[NextItem, ItemIndex] = WeakKeyDictionary()  # a trained network never changes
+_indices: WeakKeyDictionary[NextItem, dict[str | None, ItemIndex]] = WeakKeyDictionary()  # such a network never changes
 
 
-def index_of(net: NextItem) -> ItemIndex:
-    """The index of a trained network, built at the first call and kept as long as the network."""
-    if net not in _indices:
-        _indices[net] = ItemIndex(net)
-    return _indices[net]
+def index_of(net: NextItem, kept: str | None = None) -> ItemIndex:
+    """The index of a trained network, found at the first call and held as long as the network; kept as ItemIndex's."""
+    indices = _indices.setdefault(net, {})
+    if kept not in indices:
+        indices[kept] = ItemIndex(net, None if kept is None else Path(kept))
+    return indices[kept]
 
 
 def holds(rising: np.ndarray, items: np.ndarray) -> np.ndarray:
