@@ -14,11 +14,11 @@ import torch
 import holdfast
 from holdfast.apps.recommend import Recommender
 from holdfast.parts.errors import DataError, MissingExtraError, ResourceError, SettingError
-from holdfast.parts.events import answering, retrieval
+from holdfast.parts.events import answering, index_file, retrieval
 from holdfast.parts.events.history import History
 from holdfast.parts.events.next_item import NextItem
 from holdfast.parts.events.reading import Events
-from holdfast.parts.packing import pack
+from holdfast.parts.packing import pack, unpack
 from holdfast.training import checkpoint
 from holdfast.training.application import Recipe
 from holdfast.training.model import Model
@@ -234,6 +234,18 @@ def test_a_file_that_is_no_index_is_left_alone(content: bytes, tmp_path: Path) -
     with pytest.raises(DataError, match="is not an index of items"):
         random_model(20).using(retrieval="approximate", index=str(tmp_path / "events.csv")).stream()
     assert (tmp_path / "events.csv").read_bytes() == content
+
+
+@pytest.mark.parametrize("graph", [b"", b"not a graph", b"\0" * 500])
+def test_a_damaged_index_is_an_error(graph: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("usearch")
+    net, path = random_model(20).net, tmp_path / "items.index"
+    assert isinstance(net, NextItem)
+    retrieval.ItemIndex(net, path)
+    values, _ = unpack(index_file.KIND, path.read_bytes())
+    path.write_bytes(pack(index_file.KIND, values, {"graph": np.frombuffer(graph, dtype=np.uint8)}))
+    with pytest.raises(DataError, match=r"items\.index"):
+        retrieval.ItemIndex(net, path)
 
 
 def test_an_index_that_could_not_be_kept_is_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

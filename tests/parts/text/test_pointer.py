@@ -141,6 +141,7 @@ def test_a_hypothesis_that_is_copied_takes_along_what_it_was_about_to_copy() -> 
     vocabulary = cities()
     step, tokens = pointing(vocabulary, CITIES, ["ber", " and", " and"])
     other = step.open(0, None)
+    step.copy(torch.tensor([1]), torch.tensor([other]))  # before its first step it is about to copy nothing
     step.step(torch.tensor([vocabulary.start]), torch.tensor([1]))
     step.copy(torch.tensor([1]), torch.tensor([other]))
     log_p, _ = step.step(torch.tensor([tokens[0]]), torch.tensor([other]))

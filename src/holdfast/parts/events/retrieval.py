@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from ..errors import MissingExtraError
+from ..errors import DataError, MissingExtraError
 from .catalogue import UNRULED, Catalogue
 from .index_file import fingerprint, read_graph, write_graph
 from .next_item import NextItem
@@ -52,8 +52,8 @@ class ItemIndex:
         library, started = usearch(), time.perf_counter()
         of = "" if kept is None else fingerprint(self.rows, self.bias, (NEIGHBOURS, BREADTH_BUILT))
         known = None if kept is None else read_graph(kept, of)
-        if known is not None:
-            return library.Index.restore(known, expansion_search=BREADTH)
+        if kept is not None and known is not None:
+            return restored(library, known, len(self.bias) - 1, kept)
         graph = graph_of(self.rows[1:], self.bias[1:])
         log.info("recommend: %d items indexed in %.1f s", len(self.bias) - 1, time.perf_counter() - started)
         if kept is not None:
@@ -89,6 +89,17 @@ def usearch() -> Any:
     except ImportError:
         raise MissingExtraError("usearch", "ann", "approximate retrieval") from None
     return usearch.index
+
+
+def restored(library: Any, known: bytes, count: int, kept: Path) -> Any:
+    """usearch's index of so many items from its bytes. Raises DataError where they are not that."""
+    try:
+        graph = library.Index.restore(known, expansion_search=BREADTH)
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{kept} cannot be used by this usearch: {error}", hint="remove it; it is made anew") from None
+    if graph is None or len(graph) != count:
+        raise DataError(f"{kept} is damaged", hint="remove it; it is made anew")
+    return graph
 
 
 def graph_of(rows: np.ndarray, bias: np.ndarray) -> Any:

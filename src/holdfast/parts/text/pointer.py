@@ -73,7 +73,7 @@ class PointerStep:
         self.decoder, self.gate, self.edges = step, gate, edges
         self.sources: dict[int, Copied] = {}
         self.source_of: dict[int, int] = {}  # of each slot
-        self.told: dict[int, Told] = {}  # of each slot, by its last step
+        self.told: dict[int, Told | None] = {}  # of each slot, by its last step
         self.slots = step.slots
 
     def open_source(self, keys: Tensor, values: Tensor, tokens: Tensor) -> int:
@@ -104,7 +104,7 @@ class PointerStep:
         self.decoder.copy(sources, targets)
         pairs = [torch.as_tensor(slots).reshape(-1).tolist() for slots in (sources, targets)]
         self.source_of |= {into: self.source_of[chosen] for chosen, into in zip(*pairs, strict=True)}
-        self.told |= {into: self.told[chosen] for chosen, into in zip(*pairs, strict=True)}
+        self.told |= {into: self.told.get(chosen) for chosen, into in zip(*pairs, strict=True)}
 
     def step(self, tokens: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """As `DecoderStep.step`: log P [n, vocabulary] and alpha [n, longest open source]."""

@@ -95,9 +95,7 @@ class Vocabulary:
 
 def sticks(letter: str, unit: Unit) -> bool:
     """Whether a letter of a token belongs to a word, in subwords as byte-level tokenizers write it."""
-    if (
-        unit == "subwords" and not letter.isascii()
-    ):  # a byte of some letter; U+0100 to U+0121 are controls and the blank
+    if unit == "subwords" and not letter.isascii():  # a byte of some letter, but for controls and the blank
         return not "\u0100" <= letter <= "\u0121"
     return letter.isalnum()
 
