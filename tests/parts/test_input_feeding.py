@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from holdfast import State
-from holdfast.parts.text.attention import Source, attend, outside_of
+from holdfast.parts.text.attention import Source, attend, attend_backward, outside_of
 from holdfast.parts.text.input_feeding import Combine, Masks, feed_input
 from holdfast.parts.text.translation_network import IGNORED, Dropout, Encoded, Sizes, TranslationNetwork
 from tests.engine.single_layer import needs_native
@@ -79,6 +79,26 @@ def test_the_loop_and_all_its_gradients_are_those_of_the_equations(layers: int, 
     found, wanted = (torch.autograd.grad((y * outer).sum(), inputs) for y in (ours, theirs))
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, want)
+
+
+def test_the_way_back_is_open_once() -> None:
+    net = network(1)
+    a = net(net.encode(tokens(TIME), LENGTHS), tokens(STEPS, seed=2))
+    a.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second way back"):
+        a.sum().backward()
+
+
+def test_attention_s_way_back_is_autograd_s() -> None:
+    torch.manual_seed(0)
+    s, keys, values = (torch.randn(*shape, dtype=torch.float64) for shape in ((3, 1, 7), (3, 4, 7), (3, 4, 5)))
+    s.requires_grad_()
+    source, outer = Source(keys, values, outside_of(LENGTHS, 4)), torch.randn(3, 1, 5, dtype=torch.float64)
+    context, alpha = attend(s, source)
+    (wanted,) = torch.autograd.grad((context * outer).sum(), s)
+    found, dscores = attend_backward(outer[:, 0], alpha[:, 0].detach(), source)
+    torch.testing.assert_close(found, wanted[:, 0])
+    assert not dscores[source.outside].any()
 
 
 @needs_native

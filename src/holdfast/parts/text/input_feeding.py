@@ -6,7 +6,7 @@ What `holdfast.engine.decoder.DecoderStep` computes, with gradients; a' is the a
     a = tanh(Wc [context ; s] + bc)
 
 Input feeding makes each step wait for the one before. What need not wait is done for all steps at once: the embeddings'
-part of W x.
+part of W x, and the gradients of all that is the same at every step (`input_feeding_loop`).
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from holdfast.engine import State, Weights, lstm
+from holdfast.engine import State, Weights
 
-from .attention import Source, attend
+from .attention import Source
+from .input_feeding_loop import Fixed, InputFeedingLoop
 
 
 class Masks(NamedTuple):
@@ -56,21 +57,10 @@ def feed_input(
     first, width = layers[0], embedded.shape[2]
     assert first.input is not None
     hoisted = linear(embedded, first.input[:, :width], first.bias)  # [steps, batch, 4 * hidden]
-    fed = first.input[:, width:].T  # [combined, 4 * hidden]
-    inner = [first._replace(input=None, bias=None), *layers[1:]]
-    states = list(states)
-    a = embedded.new_zeros(embedded.shape[1], len(combine.bias))
-    given: list[Tensor] = []
-    for step, known in enumerate(hoisted.unbind()):
-        x = torch.addmm(known, a, fed).unsqueeze(0)
-        for number, weights in enumerate(inner):
-            if number and masks.between is not None:
-                x = x * masks.between[number - 1]
-            x, states[number] = lstm(x, weights, states[number])
-        context, _ = attend(x.transpose(0, 1), source)
-        joined = torch.cat([context[:, 0], x[0]], dim=1)
-        a = torch.addmm(combine.bias, joined, combine.weight.T).tanh()
-        if masks.combined is not None:
-            a = a * masks.combined[step]
-        given.append(a)
-    return torch.stack(given)
+    fed = first._replace(input=first.input[:, width:], bias=hoisted)
+    flat: list[Tensor] = []
+    for weights, (h, c) in zip([fed, *layers[1:]], states, strict=True):
+        assert weights.input is not None and weights.bias is not None
+        flat += [torch.cat([weights.input, weights.recurrent], dim=1), weights.bias, h, c]
+    fixed = Fixed(source.outside, masks.between, masks.combined)
+    return InputFeedingLoop.apply(fixed, *combine, source.keys, source.values, *flat)
