@@ -1,11 +1,14 @@
 """Translation: Multi30k en-de and en-fr (test 2016), Tatoeba en-de (own split), and sentences per second.
 
-    python benchmarks/apps_translate.py DATA [--task multi30k-de ...] [--minutes 60] [--seed 0] [--choose]
+    python benchmarks/apps_translate.py DATA [--task multi30k-de ...] [--minutes 60] [--seed 0] [--members 2] [--choose]
     python benchmarks/apps_translate.py DATA --measure 50
 
 DATA is the folder with multi30k and tatoeba_en_de. Each task is trained with the recipe, going on from its checkpoint
 results/apps_translate_TASK_SEED.run until its minutes are over; when it is finished it is scored on test, once:
 results/apps_translate.json.
+--members trains so many networks, one after another with the seeds from --seed on, each from its own checkpoint, and
+scores them together as one (the setting "members" trains them side by side). --no-test trains only: the command without
+it scores later.
 --choose trains with other settings and scores validation only. --measure trains so many steps and says how fast.
 
 Multi30k: the official lower-cased, tokenised columns; BLEU on these tokens ("--tokenize none"), as published figures
@@ -25,8 +28,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from holdfast.apps.translate import Translator
+from holdfast.apps.translate import Bilingual, Translator
 from holdfast.parts.text.pairs import Pair
+from holdfast.parts.text.translation_ensemble import TranslationEnsemble
 from holdfast.training.application import Recipe
 from holdfast.training.model import Model
 from holdfast.training.run import Run
@@ -123,9 +127,31 @@ def speed(model: AnyModel, pairs: list[Pair]) -> dict[str, float]:
     return found
 
 
-def scored(task: Task, run: Run, data: Path) -> dict[str, Any]:
+def together(task: Task, runs: list[Run]) -> AnyModel:
+    """The models of finished runs as one."""
+    models = [run.finish() for run in runs]
+    first = models[0]
+    if len(models) == 1:
+        return first
+    assert all(codec_of(one) == codec_of(first) for one in models)  # learned from the same pairs, without dice
+    app = dataclasses.replace(task.app, members=len(models))
+    net = app.network(first.codec)
+    assert isinstance(net, TranslationEnsemble)
+    for member, model in zip(net.every, models, strict=True):
+        member.load_state_dict(model.net.state_dict())
+    return Model(app, first.codec, net, first.card)
+
+
+def codec_of(model: AnyModel) -> list[str]:
+    """What tokens stand for."""
+    codec = model.codec
+    assert isinstance(codec, Bilingual)
+    return codec.vocabulary.spelled(range(len(codec.vocabulary)))
+
+
+def scored(task: Task, runs: list[Run], data: Path) -> dict[str, Any]:
     """The test part, read once."""
-    model = run.finish()
+    model, run = together(task, runs), runs[0]
     test = load(data / task.folder / task.parts[2], task.columns)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -134,13 +160,14 @@ def scored(task: Task, run: Run, data: Path) -> dict[str, Any]:
     return {
         "scores": model.evaluate(test),
         "published": task.published,
+        "validation": model.evaluate(load(data / task.folder / task.parts[1], task.columns))["holdfast"],
         "steps": run.step,
-        "best_step": run.best_step,
-        "train_seconds": run.seconds,
+        "best_step": [one.best_step for one in runs],
+        "train_seconds": sum(one.seconds for one in runs),
         "sentences_per_second": speed(model, test[:300]),
         "weights": sum(p.numel() for p in model.net.parameters()),
         "model_bytes": size,
-        "settings": dataclasses.asdict(run.application),
+        "settings": dataclasses.asdict(model.application),
         "recipe": dataclasses.asdict(run.recipe),
         "machine": {
             "cpu": platform.processor() or platform.machine(),
@@ -170,6 +197,19 @@ def measure(task: Task, recipe: Recipe, data: Path, steps: int) -> None:
         )
 
 
+def finished(name: str, recipe: Recipe, given: argparse.Namespace) -> list[Run]:
+    """The runs of all members, trained to the end; none where time was up before."""
+    task, runs = TASKS[name], list[Run]()
+    for seed in range(given.seed, given.seed + given.members):
+        saved = RESULTS.with_name(f"apps_translate_{name}_{seed}.run")
+        run = begun(task, task.app, dataclasses.replace(recipe, seed=seed), given.data)
+        if not train(run, saved, given.minutes):
+            print(f"  not finished: {saved} holds step {run.step} of {recipe.steps}; the same command goes on")
+            return []
+        runs.append(run)
+    return runs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -178,6 +218,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--members", type=int, default=1)
+    parser.add_argument("--no-test", action="store_true")
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--measure", type=int, metavar="STEPS")
     given = parser.parse_args()
@@ -199,15 +241,14 @@ def main() -> None:
                 print(what, json.dumps(found), flush=True)
                 RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             continue
-        saved = RESULTS.with_name(f"apps_translate_{name}_{given.seed}.run")
-        run = begun(task, task.app, recipe, given.data)
-        if not train(run, saved, given.minutes):
-            print(f"  not finished: {saved} holds step {run.step} of {recipe.steps}; the same command goes on")
+        runs = finished(name, recipe, given)
+        if not runs or given.no_test:
             continue
-        found = {**scored(task, run, given.data), "seed": given.seed}
+        found = {**scored(task, runs, given.data), "seed": given.seed}
         results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}  # another task may have ended since
-        results.setdefault("test", {})[name] = found
-        print(json.dumps(results["test"][name], indent=1), flush=True)
+        title = name if given.members == 1 else f"{name}, {given.members} members"
+        results.setdefault("test", {})[title] = found
+        print(json.dumps(found, indent=1), flush=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 

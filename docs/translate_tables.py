@@ -6,7 +6,9 @@ from table_parts import RESULTS, markdown, result
 
 TITLES = {
     "multi30k-de": "Multi30k en-de, test 2016, lower-cased tokens",
+    "multi30k-de, 2 members": "Multi30k en-de, the same, two members",
     "multi30k-fr": "Multi30k en-fr, test 2016, lower-cased tokens",
+    "multi30k-fr, 2 members": "Multi30k en-fr, the same, two members",
     "tatoeba-de": "Tatoeba en-de, cased text, sacreBLEU with all references",
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import holdfast
 from holdfast.apps.translate import Translator
 from holdfast.parts.errors import DataError
 from holdfast.parts.text.pairs import Pair
@@ -33,6 +34,17 @@ def test_it_learns_another_order_of_words() -> None:
     scores = model().evaluate(pairs(60, seed=5))
     assert scores["holdfast"]["BLEU"] > 80 > scores["word by word"]["BLEU"] > scores["copy"]["BLEU"]
     assert scores["holdfast"]["chrF"] > scores["word by word"]["chrF"]
+
+
+def test_members_write_together_and_are_kept(tmp_path: Path) -> None:
+    app = dataclasses.replace(SMALL, members=2)
+    two = app.fit(pairs(300), recipe=dataclasses.replace(QUICK, steps=20, validate_every=20))
+    assert sum(p.numel() for p in two.net.parameters()) == 2 * sum(p.numel() for p in two.net.members[0].parameters())
+    asked = [Pair(pair.source) for pair in pairs(5, seed=2)]
+    two.save(tmp_path / "two.safetensors")
+    again = holdfast.load(tmp_path / "two.safetensors").predict(asked)
+    assert [one.text for one in two.predict(asked)] == [one.text for one in again]
+    assert two.stream().push([asked[0].source])[0].text == again[0].text
 
 
 def test_the_alignment_crosses_where_the_order_does() -> None:

@@ -23,6 +23,7 @@ from ..parts.text.pairs import Pair, Sides, arriving_sources, read_pairs
 from ..parts.text.parallel import Parallel, held_out, in_numbers, references_of
 from ..parts.text.tokens import Vocabulary
 from ..parts.text.translating import Translating, Translation, spaced, translation_rows, write_lines
+from ..parts.text.translation_ensemble import TranslationEnsemble
 from ..parts.text.translation_network import IGNORED, Dropout, Sizes, TranslationNetwork
 from ..training.application import Application, Loss, Prose, Recipe, Scores, Showcase, Source, Stream, Writer
 from ..training.batching import bucketed
@@ -63,6 +64,9 @@ class Translator(Application[Pair, Bilingual, Parallel, Steps, Translation, list
     hidden: int = setting(512, "memory cells of a decoder layer; half as many of each encoder direction", low=2)
     encoder_layers: int = setting(1, "bidirectional LSTM layers that read", low=1)
     decoder_layers: int = setting(1, "LSTM layers that write", low=1)
+    members: int = setting(
+        1, "networks that learn apart and write together; training takes as many times longer", low=1
+    )
     input_feeding: bool = setting(True, "what attention found goes into the next step, too")
     dropout: float = setting(0.4, "share of features left out while training", low=0.0, high=0.95)
     dropout_words: float = setting(0.1, "share of all subwords left out while training", low=0.0, high=0.95)
@@ -135,7 +139,8 @@ class Translator(Application[Pair, Bilingual, Parallel, Steps, Translation, list
     def network(self, codec: Bilingual) -> nn.Module:
         sizes = Sizes(self.width, self.hidden, self.encoder_layers, self.decoder_layers)
         dropout = Dropout(self.dropout_words, self.dropout, self.weight_drop)
-        return TranslationNetwork(len(codec.vocabulary), sizes, dropout, self.input_feeding, self.smoothing)
+        given = len(codec.vocabulary), sizes, dropout, self.input_feeding, self.smoothing
+        return TranslationNetwork(*given) if self.members == 1 else TranslationEnsemble(self.members, *given)
 
     def encode(self, codec: Bilingual, examples: Sequence[Pair]) -> Parallel:
         """Pairs as tokens; those without one side, or too long, are left out."""
@@ -162,7 +167,7 @@ class Translator(Application[Pair, Bilingual, Parallel, Steps, Translation, list
             )
 
     def loss(self, net: nn.Module, batch: Steps, state: Any = None) -> Loss:
-        assert isinstance(net, TranslationNetwork)
+        assert isinstance(net, TranslationNetwork | TranslationEnsemble)
         a = net(net.encode(batch.source, batch.lengths), batch.before)
         return Loss(net.loss(a, batch.targets), int((batch.targets != IGNORED).sum()))
 
@@ -172,7 +177,7 @@ class Translator(Application[Pair, Bilingual, Parallel, Steps, Translation, list
     # --- answering ----------------------------------------------------------------------------------------------------
 
     def translating(self, net: nn.Module, codec: Bilingual) -> Translating:
-        assert isinstance(net, TranslationNetwork)
+        assert isinstance(net, TranslationNetwork | TranslationEnsemble)
         search = Search(
             max(self.beam, self.n_best),
             self.n_best,

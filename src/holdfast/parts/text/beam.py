@@ -19,8 +19,9 @@ from torch import Tensor
 from holdfast.engine.decoder import DecoderStep, LayerState
 
 from .pointer import PointerStep
+from .translation_ensemble import EnsembleStep
 
-Stepper = DecoderStep | PointerStep
+Stepper = DecoderStep | PointerStep | EnsembleStep
 SPARE: Final = 10  # tokens that a translation may have beyond its source's share: short ones vary most
 
 

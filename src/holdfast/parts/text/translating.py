@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from holdfast.engine.decoder import DecoderStep
 from holdfast.engine.stream import Precision
 
 from ..errors import ResourceError
-from .beam import Begin, Found, Search, search_all
+from .beam import Begin, Found, Search, Stepper, search_all
 from .tokens import Vocabulary
+from .translation_ensemble import TranslationEnsemble
 from .translation_network import TranslationNetwork
 
 SENTENCES = 32  # searched for together at most
@@ -89,7 +89,7 @@ class Translating:
 
     def __init__(
         self,
-        net: TranslationNetwork,
+        net: TranslationNetwork | TranslationEnsemble,
         vocabulary: Vocabulary,
         search: Search,
         known: frozenset[str] | None = None,
@@ -97,7 +97,7 @@ class Translating:
     ) -> None:
         self.net, self.vocabulary, self.search, self.known = net, vocabulary, search, known
         self.precision: Precision = precision
-        self.step: DecoderStep | None = None
+        self.step: Stepper | None = None
 
     @torch.inference_mode()
     def translate(self, texts: Sequence[str]) -> list[Translation]:
@@ -126,7 +126,7 @@ class Translating:
         ]
         return search_all(self.stepper(len(lines) * self.search.beam), begins, end, self.search)
 
-    def stepper(self, slots: int) -> DecoderStep:
+    def stepper(self, slots: int) -> Stepper:
         """The decoder, with room for so many hypotheses."""
         if self.step is None or self.step.slots < slots:
             try:
