@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from holdfast.apps.translate import Bilingual, Translator
@@ -53,7 +54,7 @@ class Task(NamedTuple):
 
 MULTI30K = ("train.tsv.xz", "val.tsv.xz", "test_2016_flickr.tsv.xz")
 # Embeddings and encoder as wide as LIUM-CVC's (128, and 256 for each direction).
-CAPTIONS = Translator(bleu_tokens="none", width=128, hidden=512, dropout=0.3, beam=10, length_penalty=1.4)
+CAPTIONS = Translator(bleu_tokens="none", width=128, hidden=512, dropout=0.3, beam=8, length_penalty=2.4)
 CAPTIONS_RECIPE = dataclasses.replace(Translator.recipe, steps=8000, learning_rate=2.5e-3, validate_every=400)
 EVERYDAY = Translator(vocabulary=12000, dropout=0.25, copy=True)
 TASKS = {
@@ -146,7 +147,7 @@ def codec_of(model: AnyModel) -> list[str]:
     """What tokens stand for."""
     codec = model.codec
     assert isinstance(codec, Bilingual)
-    return codec.vocabulary.spelled(range(len(codec.vocabulary)))
+    return codec.vocabulary.spelled(np.arange(len(codec.vocabulary)))
 
 
 def scored(task: Task, runs: list[Run], data: Path) -> dict[str, Any]:
