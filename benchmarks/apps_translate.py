@@ -245,7 +245,8 @@ def main() -> None:
         runs = finished(name, recipe, given)
         if not runs or given.no_test:
             continue
-        found = {**scored(task, runs, given.data), "seed": given.seed}
+        command = f"benchmarks/apps_translate.py DATA --task {name} --steps {recipe.steps} --members {given.members}"
+        found = {**scored(task, runs, given.data), "seed": given.seed, "command": command}
         results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}  # another task may have ended since
         title = name if given.members == 1 else f"{name}, {given.members} members"
         results.setdefault("test", {})[title] = found

@@ -89,6 +89,15 @@ def test_the_way_back_is_open_once() -> None:
         a.sum().backward()
 
 
+def test_weights_that_changed_meanwhile_are_refused() -> None:
+    net = network(1)
+    a = net(net.encode(tokens(TIME), LENGTHS), tokens(STEPS, seed=2))
+    with torch.no_grad():
+        net.combine.weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        a.sum().backward()
+
+
 def test_attention_s_way_back_is_autograd_s() -> None:
     torch.manual_seed(0)
     s, keys, values = (torch.randn(*shape, dtype=torch.float64) for shape in ((3, 1, 7), (3, 4, 7), (3, 4, 5)))

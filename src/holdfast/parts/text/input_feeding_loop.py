@@ -147,12 +147,14 @@ class InputFeedingLoop(torch.autograd.Function):
                 x = loop.forward(step)
             a = look.forward(step, x)
             a = given[step].copy_(a if fixed.combined is None else a * fixed.combined[step])
+        ctx.save_for_backward(weight, keys, values, *layers)  # the loops have them; this is so that a change is noticed
         ctx.fixed, ctx.look, ctx.loops = fixed, look, loops
         return given
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dgiven: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert ctx.saved_tensors  # torch refuses where one was written to since
         if ctx.look is None:
             raise RuntimeError("a second way back through the same steps: what they left is overwritten by the first")
         fixed, look, loops = ctx.fixed, ctx.look, ctx.loops

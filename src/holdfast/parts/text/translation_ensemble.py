@@ -104,9 +104,7 @@ class EnsembleStep:
     def open(self, source: int, state: Sequence[LayerState]) -> int:
         """Begin a hypothesis; the state is of every layer of every member, theirs in turn."""
         layers = len(state) // len(self.steps)
-        return same(
-            [step.open(source, state[n * layers : (n + 1) * layers]) for n, step in enumerate(self.steps)],
-        )
+        return same([step.open(source, state[n * layers : (n + 1) * layers]) for n, step in enumerate(self.steps)])
 
     def close(self, slot: int) -> None:
         for step in self.steps:
@@ -125,5 +123,6 @@ class EnsembleStep:
 
 def same(handles: Sequence[int]) -> int:
     """The handle that all members gave: they have opened and closed the same."""
-    (one,) = set(handles)
-    return one
+    if len(set(handles)) > 1:
+        raise RuntimeError(f"members gave the handles {list(handles)}: somebody else opened or closed one of theirs")
+    return handles[0]
