@@ -1,6 +1,6 @@
 """Are sampled sentences grammatical? Written by a language model of everyday English, judged by text it never saw.
 
-    python benchmarks/apps_language_samples.py DATA [--steps 1200] [--sentences 1000] [--seed 0] [--threads 1]
+    python benchmarks/apps_language_samples.py DATA [--steps 6000] [--sentences 1000] [--seed 0] [--threads 1]
 
 DATA is the folder with tatoeba_en_de. The English sentences are cut in three: a part to learn from, a part that judges,
 and a tenth of both, real sentences that are judged too. Written are sentences of a subword network, and of bigrams of
@@ -37,10 +37,17 @@ from holdfast.training.run import Run
 
 RESULTS = Path(__file__).parent / "results" / "apps_language_samples.json"
 APP = LanguageModel(
-    vocabulary=4000, width=192, hidden=192, layers=1, back=64, dropout=0.2, dropout_words=0.05, weight_drop=0.1
+    vocabulary=4000, width=384, hidden=384, layers=2, back=64, dropout=0.3, dropout_words=0.05, weight_drop=0.2
 )
 RECIPE = Recipe(
-    steps=1200, batch=48, learning_rate=4e-3, weight_decay=0.02, clip=0.5, average=0.998, validate_every=300
+    steps=6000,
+    batch=48,
+    learning_rate=3e-3,
+    weight_decay=0.05,
+    clip=0.5,
+    average=0.998,
+    validate_every=500,
+    precision="medium",
 )
 SAMPLING = {"temperature": 0.9, "top_p": 0.9}
 WORD = re.compile(r"[\w'’]+|[^\w\s]")

@@ -10,6 +10,10 @@ enum : Index {
     MOST_TOKENS = 128,             // with 650 columns of h a third of a second-level cache
     MOST_ROUNDED_TOKENS = 256,     // as words h takes half of that, and weights are rounded once for more tokens
     MOST_LOGITS = 5 * 1024 * 1024, // of a chunk; beyond 40960 words it has fewer tokens
+    // AMX multiplies so fast that weights and their gradients, which pass through memory once for each chunk, are what
+    // costs time: a third of the chunks, 150 MB in place of 20.
+    MOST_AMX_TOKENS = 1024,
+    MOST_AMX_LOGITS = 40 * 1024 * 1024,
     PANEL_SUMS = PANEL * VL,
     BLOCK_FACTS = 3 // per token of a block of words: largest logit, sum of powers, sum of logits
 };
@@ -54,10 +58,12 @@ static inline bool wants_gradients(const holdfast_softmax *p)
 // AMX has a copy of the gradients beside the logits, so fewer tokens fit into the same memory.
 static Index most_tokens(const Softmax &s)
 {
-    if (!wants_gradients(s.p)) return s.factors == FLOATS ? MOST_TOKENS : MOST_ROUNDED_TOKENS;
-    const Index halves = 2 + (by_amx(s.factors) ? parts_of(s.factors) : 0);
-    const Index fitting = 2 * MOST_LOGITS / (s.p->vocabulary * halves) / VL * VL;
-    return least_index(s.factors == FLOATS ? MOST_TOKENS : MOST_ROUNDED_TOKENS, largest_index(fitting, VL));
+    const bool amx = by_amx(s.factors);
+    const Index most = s.factors == FLOATS ? MOST_TOKENS : amx ? MOST_AMX_TOKENS : MOST_ROUNDED_TOKENS;
+    if (!wants_gradients(s.p)) return most;
+    const Index halves = 2 + (amx ? parts_of(s.factors) : 0);
+    const Index fitting = 2 * (amx ? MOST_AMX_LOGITS : MOST_LOGITS) / (s.p->vocabulary * halves) / VL * VL;
+    return least_index(most, largest_index(fitting, VL));
 }
 
 static SoftmaxWorker take_worker(const Softmax &s, Arena &arena)

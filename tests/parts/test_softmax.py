@@ -239,10 +239,10 @@ print(peak() - before)
 @needs_native
 @pytest.mark.parametrize("precision", ["highest", "medium"])
 def test_memory_does_not_grow_with_the_tokens(precision: str) -> None:
-    """The logits of all tokens would take 458 MiB, as would their gradients; a block is bounded by 23 MiB."""
+    """The logits of all tokens would take 458 MiB, as would their gradients; a chunk's take 23, of AMX's words 160."""
     code = PEAK.replace("PRECISION", precision)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 40
+    assert float(done.stdout) < (180 if precision == "medium" and native.isa() == "amx" else 40)
 
 
 def test_lazily_negated_tensors_count_with_their_sign() -> None:

@@ -18,7 +18,8 @@ from .test_softmax import make, run, truth
 # What multiplies bf16 on this machine. The kernels for AMX are proved by emulation, which needs AVX512-BF16 only.
 HALVES = [isa for isa in ("avx512bf16", "amx_emulated", "amx") if native.available() and native.has_isa(isa)]
 pytestmark = pytest.mark.skipif(not HALVES, reason="this CPU has no AVX512-BF16")
-SIZES = [*itertools.product((1, 5, 33), (1, 17, 40), (3, 97, 260)), (300, 70, 501)]  # tokens, width, vocabulary
+# tokens, width, vocabulary; the last two are more than a chunk of AVX512-BF16, and of AMX
+SIZES = [*itertools.product((1, 5, 33), (1, 17, 40), (3, 97, 260)), (300, 70, 501), (1100, 20, 97)]
 ALL = Wanted(True, True, True)
 
 
