@@ -166,6 +166,17 @@ def test_weight_drop_and_dropout_are_drawn_anew_and_only_in_training() -> None:
     assert torch.equal(layer(x)[0], layer(x)[0])
 
 
+def test_weight_drop_leaves_out_the_share_that_was_asked_for() -> None:
+    layer = LSTMLayer(3, 100, Cell(weight_drop=0.3))
+    torch.manual_seed(0)
+    dropped, whole = layer.weights().recurrent, layer.weight_hh
+    out = dropped == 0
+    assert abs(out.float().mean() - 0.3) < 0.01  # 40,000 elements: four deviations
+    torch.testing.assert_close(dropped[~out], whole[~out] / 0.7)
+    dropped.sum().backward()
+    torch.testing.assert_close(layer.weight_hh.grad, (~out) / 0.7)
+
+
 def test_initialisation() -> None:
     span = LSTMLayer(FEATURES, 400, Cell(memory_span=100))
     assert span.bias is not None
