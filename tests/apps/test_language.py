@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from holdfast.apps.language import LanguageModel
 from holdfast.parts.text.corpus import Text
-from holdfast.parts.text.language_network import Dropout, LanguageNetwork
+from holdfast.parts.text.language_network import Dropout, LanguageNetwork, Penalties
 from holdfast.parts.text.ngrams import count_bigrams, unigrams_of
 from holdfast.parts.text.passages import Passage, texts_of
 from holdfast.parts.text.surprise import Cache, Reader, compare_caches
@@ -249,6 +249,20 @@ def test_perplexity_is_that_of_the_rows() -> None:
 def test_a_stream_collects_like_any_other() -> None:
     (whole,) = texts_of(list(collect(model().stream(), ["the fox ", "sees "])))
     assert whole.text == model().predict([Text("", "the fox sees ")])[0].text
+
+
+def test_penalties_are_added_while_training_alone() -> None:
+    """Zero of a still h of zeros; and as the paper has them."""
+    torch.manual_seed(0)
+    net = LanguageNetwork(torch.ones(20, dtype=torch.int64), 8, 8, 1, Dropout(), 0, Penalties(2.0, 3.0))
+    h, targets = torch.randn(5, 2, 8), torch.randint(20, (5, 2))
+    with torch.no_grad():
+        plain, penalised = float(net.eval().loss(h, targets)), float(net.train().loss(h, targets))
+        size, change = float(h.square().mean()), float((h[1:] - h[:-1]).square().mean())
+        assert penalised - plain == pytest.approx(10 * (2 * size + 3 * change), rel=1e-5)
+        nothing = torch.zeros(5, 2, 8)
+        assert float(net.train().loss(nothing, targets)) == pytest.approx(float(net.eval().loss(nothing, targets)))
+        assert math.isfinite(float(net.train().loss(h[:1], targets[:1])))  # of one token there is no change
 
 
 @pytest.mark.parametrize("negatives", [10, 40, 4096])

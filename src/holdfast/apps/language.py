@@ -14,7 +14,7 @@ from ..parts.errors import DataError
 from ..parts.settings import setting
 from ..parts.text import made_up, tokens
 from ..parts.text.corpus import Text, decoded, read_texts
-from ..parts.text.language_network import Dropout, LanguageNetwork
+from ..parts.text.language_network import Dropout, LanguageNetwork, Penalties
 from ..parts.text.ngrams import Bigrams, count_bigrams, unigrams_of
 from ..parts.text.passages import Passage, PassageStream, draw_passages, passage_rows, write_html, write_text
 from ..parts.text.sampling import Sampling
@@ -59,6 +59,8 @@ class LanguageModel(Application[Text, Language, np.ndarray, Steps, Passage, str]
     dropout: float = setting(0.3, "share of every layer's input left out while training", low=0.0, high=0.95)
     dropout_words: float = setting(0.1, "share of all words left out while training", low=0.0, high=0.95)
     weight_drop: float = setting(0.3, "share of the recurrent weights left out while training", low=0.0, high=0.95)
+    size_penalty: float = setting(0.0, "weight of the last layer's mean square, added to the loss", low=0.0)
+    change_penalty: float = setting(0.0, "weight of its change's mean square from token to token", low=0.0)
     back: int = setting(100, "tokens that the gradient goes back", low=2)
     negatives: int = setting(0, "tokens a target is told from while training; 0 for all", low=0)
     answer: Literal["continue", "surprise"] = setting("continue", "how the text goes on, or how likely it is", use=True)
@@ -119,7 +121,8 @@ class LanguageModel(Application[Text, Language, np.ndarray, Steps, Passage, str]
     def network(self, codec: Language) -> nn.Module:
         dropout = Dropout(self.dropout_words, self.dropout, self.weight_drop)
         counts = torch.from_numpy(codec.vocabulary.counts)
-        return LanguageNetwork(counts, self.width, self.hidden, self.layers, dropout, self.negatives)
+        penalties = Penalties(self.size_penalty, self.change_penalty)
+        return LanguageNetwork(counts, self.width, self.hidden, self.layers, dropout, self.negatives, penalties)
 
     def encode(self, codec: Language, examples: Sequence[Text]) -> np.ndarray:
         """All tokens, one text after the other, each behind a start; on disk where they are many."""

@@ -2,7 +2,7 @@
 
 The regularised LSTM of Merity, Keskar & Socher, "Regularizing and Optimizing LSTM Language Models", ICLR 2018:
 embeddings tied to the output, dropout of whole words, of every layer's input (the same features for all steps), and of
-elements of R.
+elements of R, and penalties on what the last layer says.
 """
 
 from typing import NamedTuple, final
@@ -27,6 +27,14 @@ class Dropout(NamedTuple):
     recurrent: float = 0.0  # elements of R
 
 
+class Penalties(NamedTuple):
+    """What is added to a token's nats while training (Merity, McCann & Socher, "Revisiting Activation Regularization
+    for Language RNNs", 2017): each weight times a mean square of the last layer's features."""
+
+    size: float = 0.0  # of h, dropout applied
+    change: float = 0.0  # of h less h a token before
+
+
 @final
 class LanguageNetwork(nn.Module):
     """Tokens [time, batch] -> h [time, batch, width], from which `losses` and `logits` tell the next token.
@@ -38,15 +46,23 @@ class LanguageNetwork(nn.Module):
         layers: LSTM layers.
         negatives: tokens a target is told from while training: half of them the commonest, the others drawn as often
             as they came to the power of 0.75; 0, or as many as there are, stands for all tokens.
+        penalties: on h.
     """
 
     scale: Tensor  # [] by which an embedding is multiplied where it is read
 
     def __init__(
-        self, counts: Tensor, width: int, hidden: int, layers: int, dropout: Dropout, negatives: int = 0
+        self,
+        counts: Tensor,
+        width: int,
+        hidden: int,
+        layers: int,
+        dropout: Dropout,
+        negatives: int = 0,
+        penalties: Penalties = Penalties(),  # noqa: B008
     ) -> None:
         super().__init__()
-        self.rates, self.negatives = dropout, negatives
+        self.rates, self.negatives, self.penalties = dropout, negatives, penalties
         self.embedding = nn.Embedding(len(counts), width)
         nn.init.normal_(self.embedding.weight, std=width**-0.5)  # for the output; what is read has variance one
         # A buffer, so that weights learned without it are refused.
@@ -65,11 +81,22 @@ class LanguageNetwork(nn.Module):
             kept = functional.dropout(x.new_ones(len(self.bias), 1), self.rates.words)
             x = x * functional.embedding(tokens, kept)
         h, after = self.stack(x, None if states is None else list(states))
-        return self.stack.drop(h), tuple(after)
+        return h, tuple(after)
 
     def loss(self, h: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats, summed: h [..., width], targets [...]."""
-        h, targets = h.flatten(0, -2), targets.flatten()
+        """Nats of all targets [time, batch] after h [time, batch, width]; while training with the penalties."""
+        dropped = self.stack.drop(h)
+        nats = self.cross_entropy(dropped.flatten(0, 1), targets.flatten())
+        if not self.training:
+            return nats
+        if self.penalties.size:
+            nats = nats + self.penalties.size * targets.numel() * dropped.square().mean()
+        if self.penalties.change and len(h) > 1:
+            nats = nats + self.penalties.change * targets.numel() * (h[1:] - h[:-1]).square().mean()
+        return nats
+
+    def cross_entropy(self, h: Tensor, targets: Tensor) -> Tensor:
+        """In nats, summed: h [tokens, width], targets [tokens]."""
         weight, bias = self.embedding.weight, self.bias
         if not (self.training and 0 < self.negatives < len(weight)):
             return linear_cross_entropy(h, weight, bias, targets, reduction=Reduction.SUM)
