@@ -315,6 +315,33 @@ int64_t holdfast_decoder_advance(const holdfast_decoder_step *step)
     return engine_of(step->decoder->streams)->decoder_advance(step);
 }
 
+int64_t holdfast_matrix_bytes(holdfast_matrix *p)
+{
+    if (p->depth < 1 || p->columns < 1) return -BAD_SIZE;
+    p->engine = engine();
+    return engine()->matrix_bytes(p);
+}
+
+int64_t holdfast_matrix_pack(const holdfast_matrix *p, const float *from, int64_t turned)
+{
+    if (!p->engine || !p->memory || !from) return MISSING_BUFFER;
+    static_cast<const Engine *>(p->engine)->matrix_pack(p, from, turned != 0);
+    return DONE;
+}
+
+int64_t holdfast_product_scratch_bytes(const holdfast_product *p)
+{
+    return static_cast<const Engine *>(p->matrix->engine)->product_scratch_bytes(p);
+}
+
+int64_t holdfast_product_make(const holdfast_product *p)
+{
+    if (p->rows <= 0) return p->rows ? BAD_SIZE : DONE;
+    if (!p->a || !p->c || !p->scratch) return MISSING_BUFFER;
+    static_cast<const Engine *>(p->matrix->engine)->product_make(p);
+    return DONE;
+}
+
 int64_t holdfast_burn(int64_t rounds, int64_t threads, int64_t precision)
 {
     return engine()->burn(rounds, threads, precision);

@@ -4,6 +4,7 @@
 #include "backward.h"
 #include "decoder.h"
 #include "forward.h"
+#include "matrix.h"
 #include "softmax.h"
 #include "stream.h"
 
@@ -81,4 +82,5 @@ const Engine HOLDFAST_SYMBOL(HOLDFAST_ENGINE) = {
     HOLDFAST_NAME(HOLDFAST_ENGINE), kept_floats, scratch_bytes, forward, backward, burn, is_right,
     read_memory, streams_bytes, streams_lay_out, streams_pack, streams_step,
     softmax_scratch_bytes, softmax_cross_entropy,
-    decoder_bytes, decoder_lay_out, decoder_pack, decoder_advance};
+    decoder_bytes, decoder_lay_out, decoder_pack, decoder_advance,
+    matrix_bytes, matrix_pack, product_scratch_bytes, product_make};

@@ -38,6 +38,10 @@ struct Engine {
     void (*decoder_lay_out)(const holdfast_decoder *);
     void (*decoder_pack)(const holdfast_decoder *, const holdfast_decoder_weights *);
     Outcome (*decoder_advance)(const holdfast_decoder_step *);
+    Index (*matrix_bytes)(const holdfast_matrix *);
+    void (*matrix_pack)(const holdfast_matrix *, const float *from, bool turned);
+    Index (*product_scratch_bytes)(const holdfast_product *);
+    void (*product_make)(const holdfast_product *);
 };
 
 // Aggregates of constants: nothing runs when the library is loaded. Which of them exist is CMake's business.

@@ -33,7 +33,7 @@
 
 #include <stdint.h>
 
-#define HOLDFAST_ABI 7
+#define HOLDFAST_ABI 8
 
 #ifdef __cplusplus
 extern "C" {
@@ -243,6 +243,27 @@ typedef struct holdfast_softmax {
     void *scratch;          /* holdfast_softmax_scratch_bytes(...), 64-byte aligned */
 } holdfast_softmax;
 
+/* A matrix B that is packed once, and products A B + init with it, for loops that meet the same weights at every step. */
+typedef struct holdfast_matrix {
+    int64_t depth, columns; /* of B */
+    int64_t precision;      /* of the factors, as in holdfast_lstm */
+    void *memory;           /* holdfast_matrix_bytes(...), 64-byte aligned */
+    const void *engine;     /* the library's: the instruction set that it is packed for */
+} holdfast_matrix;
+
+typedef struct holdfast_product {
+    const holdfast_matrix *matrix;
+    int64_t rows;
+    int64_t threads;   /* at most; fewer are used where the work is small */
+    const float *a;    /* [rows, depth], a_row apart */
+    int64_t a_row;
+    const float *init; /* [rows, columns], init_row apart, 0: one row for all; or NULL for zero. May be c */
+    int64_t init_row;
+    float *c;          /* [rows, columns], c_row apart */
+    int64_t c_row;
+    void *scratch;     /* holdfast_product_scratch_bytes(...), 64-byte aligned */
+} holdfast_product;
+
 #if defined(__GNUC__)
 #pragma GCC visibility push(default) /* everything else in the library is hidden */
 #endif
@@ -274,6 +295,13 @@ int64_t holdfast_decoder_advance(const holdfast_decoder_step *);
 
 int64_t holdfast_softmax_scratch_bytes(const holdfast_softmax *);
 int64_t holdfast_softmax_cross_entropy(const holdfast_softmax *); /* tokens > 0; without them nothing is written */
+
+/* A matrix, in this order: bytes (which also settles the instruction set), pack, and then products. `from` is
+ * [depth, columns] or, turned, [columns, depth], without gaps between rows; it is read while it is packed, not later. */
+int64_t holdfast_matrix_bytes(holdfast_matrix *); /* negative: an error's code, negated */
+int64_t holdfast_matrix_pack(const holdfast_matrix *, const float *from, int64_t turned);
+int64_t holdfast_product_scratch_bytes(const holdfast_product *);
+int64_t holdfast_product_make(const holdfast_product *);
 
 /* Instruction sets: "generic", "avx2", "avx512", "avx512vnni", "avx512bf16" (which has VNNI too), "amx" (which has both
  * too, and is to be had only where products by it come out right). The best the CPU has is chosen at load; HOLDFAST_ISA

@@ -159,4 +159,28 @@ static void pack_columns(const Panels &panels, const float *weights, Index colum
     }
 }
 
+// Rows of a matrix of which the first `present` columns are there.
+struct Rows {
+    const float *from;
+    Index count, apart, present;
+
+    Vec at(Index row, Index column) const
+    {
+        return row < count ? row_part(from + row * apart, column, present) : Vec{};
+    }
+};
+
+// Each two of them as one row of words, to_row apart and `wide` long; rows past the last are zeros.
+static void pair_rows(const Format &as, float *to, Index to_row, Index wide, const Rows &rows)
+{
+    const Index depth = words(as.factors, rows.count);
+    const Index pairs = rows.count / 2, whole = rows.present / VL * VL; // where neither row nor column is missing
+    for (Index k = 0; k < depth; ++k, to += to_row) {
+        const float *first = rows.from + 2 * k * rows.apart, *second = first + rows.apart;
+        const Index simple = k < pairs ? whole : 0;
+        for (Index n = 0; n < simple; n += VL) store_pairs(as, to + n, load(first + n), load(second + n));
+        for (Index n = simple; n < wide; n += VL) store_pairs(as, to + n, rows.at(2 * k, n), rows.at(2 * k + 1, n));
+    }
+}
+
 #endif

@@ -9,7 +9,7 @@ from typing import Final
 
 import holdfast
 
-_ABI: Final = 7
+_ABI: Final = 8
 _ISAS: Final = ("generic", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx")
 
 

@@ -2,7 +2,7 @@
 
 Step by step autograd would make a gradient of every weight, key and value at each step and add them up: megabytes read
 and written per step for what is one large product after the last. So only what must wait for the step before is in the
-loops, everything else behind them. The equations are those of `input_feeding`.
+loops, everything else behind them; and weights are packed for all steps. The equations are those of `input_feeding`.
 """
 
 from typing import Any, NamedTuple, final
@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from holdfast.engine.packed_matrix import PackedMatrix
 
 from .attention import Source, attend, attend_backward
 
@@ -40,6 +42,7 @@ class LayerLoop:
     def __init__(self, layer: Layer, steps: int) -> None:
         (batch, hidden), (gates, width) = layer.h.shape, layer.weight.shape
         self.layer, self.below = layer, width - hidden
+        self.weight = PackedMatrix(layer.weight.T)
         self.entered = layer.weight.new_empty(steps + 1, batch, width)  # nobody reads the last
         self.gates = layer.weight.new_empty(steps, batch, gates)  # activated; on the way back the sums' gradients
         self.c = layer.weight.new_empty(steps + 1, batch, hidden)  # before each step, and after the last
@@ -53,9 +56,9 @@ class LayerLoop:
 
     def forward(self, step: int) -> Tensor:
         """h [batch, hidden] after a step."""
-        weight, bias = self.layer.weight, self.layer.bias
+        bias = self.layer.bias
         known = bias[step] if bias.dim() == 3 else bias
-        gates = torch.addmm(known, self.entered[step], weight.T, out=self.gates[step])
+        gates = self.weight.product(self.entered[step], init=known, out=self.gates[step])
         i, f, g, o = gates.chunk(4, dim=1)
         gates[:, : 2 * i.shape[1]].sigmoid_()
         g.tanh_()
@@ -63,6 +66,10 @@ class LayerLoop:
         c = torch.mul(f, self.c[step], out=self.c[step + 1]).addcmul_(i, g)
         h = self.entered[step + 1, :, self.below :]
         return torch.mul(o, torch.tanh(c, out=self.squashed[step]), out=h)
+
+    def begin_backward(self) -> None:
+        """The weight, for the way back."""
+        self.weight = PackedMatrix(self.layer.weight)
 
     def backward(self, step: int, dh: Tensor) -> Tensor:
         """The gradient of what came from below at a step, from that of the h that it gave out."""
@@ -75,7 +82,8 @@ class LayerLoop:
         for gradient, gate in ((di, i), (df, f), (do, o)):
             sigmoid_backward.grad_input(gradient, gate, grad_input=gate)
         tanh_backward.grad_input(dg, g, grad_input=g)
-        below, self.dh = (self.gates[step] @ self.layer.weight).tensor_split([self.below], dim=1)
+        dentered = self.weight.product(self.gates[step], out=torch.empty_like(self.entered[step]))
+        below, self.dh = dentered.tensor_split([self.below], dim=1)
         return below
 
     def gradients(self) -> tuple[Tensor, ...]:
@@ -90,7 +98,8 @@ class LookLoop:
     """Attention, and the layer that makes a, through all steps."""
 
     def __init__(self, weight: Tensor, bias: Tensor, source: Source, steps: int) -> None:
-        self.weight, self.bias, self.source = weight, bias, source
+        self.bias, self.source = bias, source
+        self.matrix, self.weight = weight, PackedMatrix(weight.T)
         self.remembered, batch = source.values.shape[2], len(source.keys)
         self.alpha = weight.new_empty(steps, *source.outside.shape)
         self.joined = weight.new_empty(steps, batch, weight.shape[1])  # context | s
@@ -102,16 +111,17 @@ class LookLoop:
         context, alpha = attend(s.unsqueeze(1), self.source)
         self.alpha[step] = alpha[:, 0]
         joined = torch.cat([context[:, 0], s], dim=1, out=self.joined[step])
-        return torch.addmm(self.bias, joined, self.weight.T, out=self.a[step]).tanh_()
+        return self.weight.product(joined, init=self.bias, out=self.a[step]).tanh_()
 
     def begin_backward(self) -> None:
-        """Room for what the way back leaves."""
+        """Room for what the way back leaves; and the weight for it."""
+        self.weight = PackedMatrix(self.matrix)
         self.dscores, self.djoined = torch.empty_like(self.alpha), torch.empty_like(self.joined)
 
     def backward(self, step: int, da: Tensor) -> Tensor:
         """The gradient of s at a step."""
         dsums = tanh_backward.grad_input(da, self.a[step], grad_input=self.a[step])
-        djoined = torch.mm(dsums, self.weight, out=self.djoined[step])
+        djoined = self.weight.product(dsums, out=self.djoined[step])
         dcontext, ds = djoined.tensor_split([self.remembered], dim=1)
         looking, self.dscores[step] = attend_backward(dcontext, self.alpha[step], self.source)
         return ds + looking
@@ -159,7 +169,8 @@ class InputFeedingLoop(torch.autograd.Function):
             raise RuntimeError("a second way back through the same steps: what they left is overwritten by the first")
         fixed, look, loops = ctx.fixed, ctx.look, ctx.loops
         ctx.look = ctx.loops = None
-        look.begin_backward()
+        for loop in (look, *loops):
+            loop.begin_backward()
         dfed = torch.zeros_like(look.a[0])
         for step in reversed(range(len(dgiven))):
             da = dgiven[step] + dfed
