@@ -112,6 +112,8 @@ def test_what_does_not_fit_is_refused() -> None:
                 packed.product(a, out=out, init=init)
     with pytest.raises(ValueError, match=r"torch.float32"):
         packed.product(made(2, 3).double(), out=made(2, 4))
+    with pytest.raises(ValueError, match=r"torch.float32"):
+        packed.product(made(2, 3), init=made(4).double(), out=made(2, 4))
 
 
 @needs_native

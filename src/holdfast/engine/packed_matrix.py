@@ -93,19 +93,21 @@ class PackedMatrix:
         Raises ValueError where shapes, dtypes or devices do not fit, or elements of a row are not adjacent in `out`.
         """
         depth, columns = self.matrix.shape
+        given = [a, out, *([] if init is None else [init])]
         shaped = a.dim() == 2 and a.shape[1] == depth and out.shape == (len(a), columns)
         if not shaped or (init is not None and init.shape not in (out.shape, out.shape[1:])):
-            came = [list(t.shape) for t in (a, out, *(() if init is None else (init,)))]
-            raise ValueError(f"by a matrix {[depth, columns]} these cannot be multiplied, added, written: {came}")
-        if any(t.dtype is not self.matrix.dtype or t.device != self.matrix.device for t in (a, out)):
+            came = [list(t.shape) for t in given]
+            raise ValueError(f"by a matrix {[depth, columns]} these cannot be multiplied, written, added: {came}")
+        if any(t.dtype is not self.matrix.dtype or t.device != self.matrix.device for t in given):
             raise ValueError(f"the matrix is {self.matrix.dtype} on {self.matrix.device}; other factors must be, too")
         if self._memory is None:
             return torch.mm(a, self.matrix, out=out) if init is None else torch.addmm(init, a, self.matrix, out=out)
-        if out.stride(1) != 1:
+        if out.stride(1) != 1 and columns > 1:
             raise ValueError("elements of a row of out must be adjacent")
-        a, init = (None if t is None else t if t.stride(-1) == 1 else t.contiguous() for t in (a, init))
-        assert a is not None
-        self._multiply(in_memory(a), None if init is None else in_memory(init), out)
+        a = a if a.stride(1) == 1 else a.contiguous()
+        if init is not None:
+            init = in_memory(init if init.stride(-1) == 1 else init.contiguous())
+        self._multiply(in_memory(a), init, out)
         return out
 
     def _multiply(self, a: Tensor, init: Tensor | None, out: Tensor) -> None:
