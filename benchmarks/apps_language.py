@@ -133,6 +133,7 @@ def train(run: Run, saved: Path) -> None:
     for report in run:
         if report.step % SAVED_EVERY == 0:
             checkpoint.save(run, saved)
+        if report.step % SAVED_EVERY == 0 or report.valid is not None:
             valid = "" if report.valid is None else f", validation {report.valid:.4f}"
             print(f"step {report.step}: loss {report.loss:.4f}{valid}, {report.seconds:.0f} s", flush=True)
 

@@ -49,6 +49,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Contract], tu
     return get
 
 
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+IN_HUGE_PAGES = """
+import re
+from pathlib import Path
+from holdfast.interfaces.cli import main
+def run(words):
+    import torch
+    tensor = torch.ones(20_000_000)
+    print(sum(map(int, re.findall("AnonHugePages: *([0-9]+) kB", Path("/proc/self/smaps").read_text()))))
+    return 0
+main.run = run
+main.main()
+"""
+
+
+@pytest.mark.skipif(not HUGE.is_file() or "[never]" in HUGE.read_text(), reason="this system has no huge pages")
+def test_large_tensors_lie_in_huge_pages() -> None:
+    done = subprocess.run([sys.executable, "-c", IN_HUGE_PAGES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 60_000  # kB, of 80,000
+
+
 @pytest.mark.tiny
 @pytest.mark.parametrize(
     "words", [["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["doctor", "-h"]]
