@@ -80,7 +80,7 @@ TASKS = {
         ("train.tsv.xz", "valid.tsv.xz", "test.tsv.xz"),
         ("en", "de"),
         EVERYDAY,
-        dataclasses.replace(Translator.recipe, steps=16000, batch=160, validate_every=1000),
+        dataclasses.replace(Translator.recipe, steps=11000, batch=160, validate_every=1000),
         {},
     ),
 }
