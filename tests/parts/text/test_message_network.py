@@ -124,7 +124,7 @@ def test_it_learns_with_intents_slots_or_both(kind: str) -> None:
     torch.manual_seed(0)
     net, batch = MessageNetwork(facts, SIZES, Rates(0.05, 0.05, 0.1, 0.1, 0.05)), batch_of(facts, turns)
     optimiser = torch.optim.Adam(net.parameters(), lr=0.03)
-    for _ in range(120):
+    for _ in range(200):  # after 120 three of twelve seeds still have a tag wrong, after 200 none
         optimiser.zero_grad()
         loss = net.loss(net(batch), batch)
         (loss.intent + loss.slot).backward()
