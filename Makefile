@@ -27,7 +27,7 @@ types: $(STAMP) ## the type checker alone
 
 bench: $(STAMP) ## the engine's tables, measured on this machine
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt jax
-	for file in training inference ragged variants medium others softmax recompute stream precision_stream decoder; do \
+	for file in training inference ragged variants medium others softmax recompute stream precision_stream decoder packed_matrix; do \
 		$(BIN)/python benchmarks/engine_$$file.py || exit 1; done
 
 memory: $(STAMP) ## the six experiments of the LSTM's first paper, lags up to 1,000 steps; an hour, and it resumes

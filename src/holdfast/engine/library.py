@@ -1,11 +1,12 @@
 """The compiled library: where it lies, how it is loaded, which instruction set it uses."""
 
 import ctypes
+import functools
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import holdfast
 
@@ -107,6 +108,14 @@ def loaded() -> Library:
 def path() -> str:
     """Where the loaded library lies, for those who declare entries of their own (stream.py)."""
     return loaded().path
+
+
+@functools.cache
+def entry(name: str) -> Any:
+    """One of the library's functions that gives a number, its arguments undeclared."""
+    found = ctypes.CDLL(path())[name]
+    found.restype = ctypes.c_int64
+    return found
 
 
 def words_for(code: int) -> str:

@@ -5,9 +5,8 @@ that meets the same weights at every step pays for that every time.
 """
 
 import ctypes
-import functools
 import threading
-from typing import Any, Final, final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -52,13 +51,6 @@ _room: Final = _Room()
 _pool: Final = Pool()
 
 
-@functools.cache
-def _entry(name: str) -> Any:
-    entry = ctypes.CDLL(library.path())[name]
-    entry.restype = ctypes.c_int64
-    return entry
-
-
 @final
 class PackedMatrix:
     """B [depth, columns] as it is now. On a CPU in float32 it is packed, in torch's precision; otherwise torch has it.
@@ -79,9 +71,9 @@ class PackedMatrix:
         turned = matrix.T.is_contiguous()
         matrix = matrix if turned else matrix.contiguous()
         self._matrix = _Matrix(*matrix.shape, native.precision(bfloat16=False))
-        self._memory = _pool.take(_entry("holdfast_matrix_bytes")(ctypes.byref(self._matrix)) // 4)
+        self._memory = _pool.take(library.entry("holdfast_matrix_bytes")(ctypes.byref(self._matrix)) // 4)
         self._matrix.memory = self._memory.data_ptr()
-        code = _entry("holdfast_matrix_pack")(
+        code = library.entry("holdfast_matrix_pack")(
             ctypes.byref(self._matrix), ctypes.c_void_p(matrix.data_ptr()), int(turned)
         )
         if code:
@@ -122,6 +114,6 @@ class PackedMatrix:
             out.data_ptr(),
             out.stride(0),
         )
-        call.scratch = _room.scratch.at_least(_entry("holdfast_product_scratch_bytes")(ctypes.byref(call)))
-        if code := _entry("holdfast_product_make")(ctypes.byref(call)):
+        call.scratch = _room.scratch.at_least(library.entry("holdfast_product_scratch_bytes")(ctypes.byref(call)))
+        if code := library.entry("holdfast_product_make")(ctypes.byref(call)):
             raise ValueError(library.words_for(code))

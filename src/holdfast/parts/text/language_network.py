@@ -5,7 +5,7 @@ embeddings tied to the output, dropout of whole words, of every layer's input (t
 elements of R, and penalties on what the last layer says.
 """
 
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,9 @@ class Penalties(NamedTuple):
     change: float = 0.0  # of h less h a token before
 
 
+NO_PENALTIES: Final = Penalties()
+
+
 @final
 class LanguageNetwork(nn.Module):
     """Tokens [time, batch] -> h [time, batch, width], from which `losses` and `logits` tell the next token.
@@ -59,7 +62,7 @@ class LanguageNetwork(nn.Module):
         layers: int,
         dropout: Dropout,
         negatives: int = 0,
-        penalties: Penalties = Penalties(),  # noqa: B008
+        penalties: Penalties = NO_PENALTIES,
     ) -> None:
         super().__init__()
         self.rates, self.negatives, self.penalties = dropout, negatives, penalties
