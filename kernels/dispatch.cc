@@ -192,7 +192,7 @@ Outcome examine(const holdfast_softmax *p)
     if (p->tokens == 0) return DONE;
     if (!p->h || !p->weight || !p->targets || !p->facts || !p->scratch) return MISSING_BUFFER;
     for (Index n = 0; n < p->tokens; ++n)
-        if (p->targets[n] < 0 || p->targets[n] >= p->vocabulary) return BAD_TARGET;
+        if (p->targets[n] < (p->beside ? -1 : 0) || p->targets[n] >= p->vocabulary) return BAD_TARGET;
     return DONE;
 }
 

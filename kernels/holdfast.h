@@ -33,7 +33,7 @@
 
 #include <stdint.h>
 
-#define HOLDFAST_ABI 8
+#define HOLDFAST_ABI 9
 
 #ifdef __cplusplus
 extern "C" {
@@ -233,8 +233,12 @@ typedef struct holdfast_softmax {
     const float *h;         /* [tokens, width] */
     const float *weight;    /* [vocabulary, width] */
     const float *bias;      /* [vocabulary], or NULL for zero */
-    const int64_t *targets; /* [tokens] 0..vocabulary-1 */
+    const int64_t *targets; /* [tokens] 0..vocabulary-1; with `beside` -1, too: no word is left out */
     const float *weights;   /* [tokens] what each token's loss counts, or NULL for one */
+    const float *beside;    /* [tokens], or NULL: logits of targets that stand beside the words, as where these are a
+                               sample. A token's word of that number is then left out: it is the target once more.
+                               Smoothing must be 0 and facts[2] is not written; gradients are those by h, words and
+                               biases, and none by way of `beside` */
     float smoothing, scale; /* gradients are those of scale * (sum of weight * loss) */
     float *facts;           /* [4, tokens] m: the largest logit; sum of exp(logit - m); logit[t]; sum of logits */
     float *dh;              /* [tokens, width]; each of these may be NULL: not wanted */

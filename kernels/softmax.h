@@ -58,6 +58,16 @@ static inline void target_logits(const Softmax &s, const SoftmaxChunk &chunk, In
     }
 }
 
+// Words that are the targets of tokens n.. once more: so far below all others that their powers are zero.
+static inline void leave_out(const Softmax &s, const SoftmaxChunk &chunk, Index n, Index first, Index last,
+                             float *logits)
+{
+    for (Index token = n; token < least_index(n + VL, chunk.tokens); ++token) {
+        const Index word = s.p->targets[chunk.first + token];
+        if (word >= first && word < last) logits[(word - first) * s.row + token] = -1e38f;
+    }
+}
+
 // Adds the bias; per token the largest logit, the sum of powers relative to it, and the sum of logits. The powers take
 // the logits' place: what is left to do for a gradient is a multiplication.
 static void word_facts(const Softmax &s, const SoftmaxChunk &chunk, Index first, Index last, float *logits,
@@ -65,6 +75,7 @@ static void word_facts(const Softmax &s, const SoftmaxChunk &chunk, Index first,
 {
     for (Index n = 0; n < chunk.vectors * VL; n += VL) {
         Vec most = splat(-3.40282347e38f), all = {}, powers = {};
+        if (s.p->beside) leave_out(s, chunk, n, first, last, logits);
         for (Index word = first; word < last; ++word) {
             float *at = logits + (word - first) * s.row + n;
             const Vec logit = s.p->bias ? load(at) + splat(s.p->bias[word]) : load(at);
@@ -72,7 +83,7 @@ static void word_facts(const Softmax &s, const SoftmaxChunk &chunk, Index first,
             most = largest(most, logit);
             all += logit;
         }
-        target_logits(s, chunk, n, first, last, logits);
+        if (!s.p->beside) target_logits(s, chunk, n, first, last, logits);
         for (Index word = first; word < last; ++word) {
             float *at = logits + (word - first) * s.row + n;
             const Vec own = power(load(at) - most);
@@ -101,15 +112,17 @@ static void gather_facts(const Softmax &s, SoftmaxWorker &own, const SoftmaxChun
     const holdfast_softmax *p = s.p;
     const Vec share = splat(-p->smoothing / static_cast<float>(p->vocabulary));
     for (Index n = 0; n < chunk.vectors * VL; n += VL) {
+        const Index present = least_index(VL, chunk.tokens - n);
         Vec most = splat(-3.40282347e38f), powers = {}, all = {};
+        if (p->beside) most = part(p->beside + chunk.first + n, present);
         for (Index block = 0; block < s.blocks; ++block)
             most = largest(most, load(s.facts + block * BLOCK_FACTS * s.row + n));
+        if (p->beside) powers = power(part(p->beside + chunk.first + n, present) - most);
         for (Index block = 0; block < s.blocks; ++block) {
             const float *facts = s.facts + block * BLOCK_FACTS * s.row + n;
             powers = fma(load(facts + s.row), power(load(facts) - most), powers);
             all += load(facts + 2 * s.row);
         }
-        const Index present = least_index(VL, chunk.tokens - n);
         Vec scale = splat(p->scale);
         if (p->weights) scale = scale * part(p->weights + chunk.first + n, present);
         store(own.largest + n, most);
@@ -137,7 +150,7 @@ static void logit_gradients(const Softmax &s, const SoftmaxWorker &own, const So
         for (Index n = 0; n < chunk.vectors * VL; n += VL)
             store(gradients + n, fma(load(powers + n), load(own.factor + n), load(own.spread + n)));
     }
-    for (Index n = 0; n < chunk.tokens; ++n) {
+    for (Index n = 0; n < chunk.tokens && !p->beside; ++n) {
         const Index target = p->targets[chunk.first + n];
         const float weight = p->weights ? p->weights[chunk.first + n] : 1.0f;
         if (target >= first && target < last)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from holdfast.engine import (
     Cell,
@@ -20,6 +21,7 @@ from holdfast.engine import (
     reference,
 )
 from holdfast.engine.gates import gates
+from holdfast.engine.layer import left_out
 
 TIME, BATCH, FEATURES, HIDDEN = 9, 4, 5, 7
 CELLS = {
@@ -175,6 +177,16 @@ def test_weight_drop_leaves_out_the_share_that_was_asked_for() -> None:
     torch.testing.assert_close(dropped[~out], whole[~out] / 0.7)
     dropped.sum().backward()
     torch.testing.assert_close(layer.weight_hh.grad, (~out) / 0.7)
+
+
+def test_weight_drop_has_dice_of_its_own_for_every_element() -> None:
+    """Four of them share a number: none of its quarters is like another."""
+    torch.manual_seed(0)
+    kept = (left_out(torch.ones(40_001), 0.4) != 0)[:40_000].view(-1, 4).float()
+    assert ((kept.mean(0) - 0.6).abs() < 0.02).all()  # four deviations
+    assert (torch.corrcoef(kept.T) - torch.eye(4)).abs().max() < 0.04
+    alike = vmap(lambda w: left_out(w, 0.4), randomness="different")(torch.ones(3, 5, 7))
+    assert not torch.equal(alike[0], alike[1])
 
 
 def test_initialisation() -> None:

@@ -237,7 +237,10 @@ def checked_state(state: State | tuple[Tensor, Tensor], like: State) -> State:
 def left_out(weight: Tensor, share: float) -> Tensor:
     """The weight with this share of its elements zero and the others larger, so that sums stay as they are.
 
-    As F.dropout has it, whose Bernoulli variables take twice as long on a CPU: of R a twentieth of a training step.
+    As F.dropout has it, whose Bernoulli variables take five times as long on a CPU: of R a tenth of a training step.
+    Here four elements share a number of 64 bits, and the share is rounded to 1 / 65536.
     """
-    kept = torch.rand_like(weight) >= share
+    numbers = torch.randint(-(2**63), 2**63 - 1, ((weight.numel() + 3) // 4,), device=weight.device)
+    dice = numbers.view(torch.int16)[: weight.numel()].view(weight.shape)
+    kept = dice >= round(share * 65536) - 32768
     return weight * (kept * (1 / (1 - share)))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import holdfast
 
-_ABI: Final = 8
+_ABI: Final = 9
 _ISAS: Final = ("generic", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx")
 
 

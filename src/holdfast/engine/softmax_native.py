@@ -17,7 +17,7 @@ class _Softmax(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("tokens", "width", "vocabulary", "threads", "precision")),
-        *((name, ctypes.c_void_p) for name in ("h", "weight", "bias", "targets", "weights")),
+        *((name, ctypes.c_void_p) for name in ("h", "weight", "bias", "targets", "weights", "beside")),
         ("smoothing", ctypes.c_float),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("facts", "dh", "dweight", "dbias", "scratch")),
@@ -75,11 +75,13 @@ def cross_entropy(
     scale: float,
     wanted: Wanted,
     token_weights: Tensor | None = None,
+    beside: Tensor | None = None,
 ) -> Losses:
     """Losses and gradients of h [tokens, width], float32 weight [vocabulary, width] and bias [vocabulary].
 
-    targets int64 [tokens] within the vocabulary; token_weights [tokens] count in the gradients alone. The factors of
-    products are rounded as torch.get_float32_matmul_precision() says, and to bfloat16 where h is that.
+    targets int64 [tokens] within the vocabulary; token_weights [tokens] count in the gradients alone. With beside
+    [tokens], the logits of targets that are not among these words, targets name the word that a token does without, or
+    -1; smoothing must then be 0, and what beside itself does to the loss is not in the gradients. The factors of products are rounded as torch.get_float32_matmul_precision() says, and to bfloat16 where h is that.
 
     Beside the results a call holds 23 MiB of logits at most, or 16 tokens' where those are more, and three times 128
     rows of h or of its gradient; where products take bfloat16 256 rows of it, twice rounded and once not. On AMX they
@@ -88,13 +90,13 @@ def cross_entropy(
     precision = native.precision(h.dtype is torch.bfloat16)
     h, weight, targets = lying(h).float(), lying(weight), lying(targets)
     bias = None if bias is None else lying(bias)
-    weights = None if token_weights is None else lying(token_weights).float()
+    weights, beside = (None if t is None else lying(t).float() for t in (token_weights, beside))
     facts = h.new_empty((4, len(h)))
     dh = torch.empty_like(h) if wanted.h else None
     dweight = torch.empty_like(weight) if wanted.weight else None
     dbias = torch.empty_like(bias) if wanted.bias and bias is not None else None
     call = _Softmax(*h.shape, len(weight), threads.allowed(), precision, smoothing=smoothing, scale=scale)
-    given = {"h": h, "weight": weight, "bias": bias, "targets": targets, "weights": weights}
+    given = {"h": h, "weight": weight, "bias": bias, "targets": targets, "weights": weights, "beside": beside}
     for name, tensor in {**given, "facts": facts, "dh": dh, "dweight": dweight, "dbias": dbias}.items():
         setattr(call, name, None if tensor is None else tensor.data_ptr())
     call.scratch = _room.scratch.at_least(library.entry("holdfast_softmax_scratch_bytes")(ctypes.byref(call)))
@@ -104,6 +106,7 @@ def cross_entropy(
         found = [None if t is None else t.zero_() for t in (dh, dweight, dbias)]
         return Losses(facts[0], *found)
     most, powers, chosen, everything = facts
+    chosen = chosen if beside is None else beside
     losses = powers.log() + (most - (1 - smoothing) * chosen)
     if smoothing:
         losses -= smoothing / len(weight) * everything

@@ -7,11 +7,15 @@ networks with top-k gains", CIKM 2018, for negatives shared by a batch and drawn
 Words follow Zipf's law: the commonest thousand carry most of the sum, and taken always they add nothing to its noise.
 """
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from holdfast.engine import softmax_native
+from holdfast.engine.backend import is_ordinary, tangents_are_possible
+from holdfast.engine.softmax_native import Wanted
 
 
 @final
@@ -97,13 +101,57 @@ def sampled_softmax_loss(
     chosen, offset = (h * own).sum(1), -log_q  # [tokens], [negatives]
     if bias is not None:
         chosen, offset = chosen + bias[targets], offset + bias[negatives]
-    logits = torch.addmm(offset, h, others.T)  # [tokens, negatives]
     at = torch.searchsorted(negatives, targets).clamp_(max=len(negatives) - 1)
-    hits = (negatives[at] == targets).nonzero()[:, 0]
+    hits = torch.where(negatives[at] == targets, at, -1)
+    given = h, others, offset, chosen
+    native = softmax_native.obstacle(h, others, offset) is None and all(t.dtype is torch.float32 for t in given)
+    if not native or not is_ordinary(h, others) or tangents_are_possible():
+        return against_others(*given, hits)
+    return AgainstOthers.apply(*given, hits)  # pyright: ignore[reportReturnType]
+
+
+def against_others(h: Tensor, others: Tensor, offset: Tensor, chosen: Tensor, hits: Tensor) -> Tensor:
+    """The mean loss by torch, with all logits: chosen [tokens] against h others^T + offset, less every token's hit."""
+    logits = torch.addmm(offset, h, others.T)  # [tokens, negatives]
+    rows = (hits >= 0).nonzero()[:, 0]
     # Far below all others, and so of gradient zero by itself: it may be written past autograd. Not -inf, for where a
     # row has no other negative the gradient would not be a number.
-    logits.detach()[hits, at[hits]] = torch.finfo(logits.dtype).min / 2
+    logits.detach()[rows, hits[rows]] = torch.finfo(logits.dtype).min / 2
     return (torch.logaddexp(logits.logsumexp(1), chosen) - chosen).mean()
+
+
+class AgainstOthers(torch.autograd.Function):
+    """`against_others` by the kernels, which hold the logits of a chunk of tokens, and make the gradients on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Tensor) -> Tensor:
+        h, others, offset, chosen, hits = given
+        wanted = Wanted(*ctx.needs_input_grad[:3])
+        found = softmax_native.cross_entropy(h, others, offset, hits, 0.0, 1 / len(h), wanted, beside=chosen)
+        ctx.save_for_backward(*given)
+        ctx.ready = *found[1:], torch.expm1(-found.losses) / len(h)
+        return found.losses.mean()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (factor,) = outer
+        ready, ctx.ready = ctx.ready, None  # handed over, not copied; whoever comes a second time has them made anew
+        if ready is None or torch.is_grad_enabled() or tangents_are_possible():
+            return *differentiated(ctx, factor), None
+        asked = zip(ready, ctx.needs_input_grad[:4], strict=True)
+        return *(g.mul_(factor) if want and g is not None else None for g, want in asked), None
+
+
+def differentiated(ctx: Any, factor: Tensor) -> list[Tensor | None]:
+    """The gradients by torch; where second derivatives are asked for, as functions of the inputs."""
+    *given, hits = ctx.saved_tensors
+    wanted, again = ctx.needs_input_grad[:4], torch.is_grad_enabled()
+    with torch.enable_grad():
+        views = [t.view_as(t) for t in given]
+        asked = [t for t, want in zip(views, wanted, strict=True) if want]
+        loss = against_others(views[0], views[1], views[2], views[3], hits)
+        found = iter(torch.autograd.grad(loss, asked, factor, create_graph=again))
+    return [next(found) if want else None for want in wanted]
 
 
 def merged(items: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:

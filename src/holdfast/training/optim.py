@@ -3,7 +3,7 @@
 import math
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -113,8 +113,11 @@ def clip(net: nn.Module, largest: float) -> float:
 class Average:
     """An exponential moving average of the weights: often better than the last ones, and never noisy.
 
-    The decay warms up, so that the random weights of the start do not linger.
+    The decay warms up, so that the random weights of the start do not linger. Weights are taken in at every fourth
+    step, as much as four steps' worth: each time all of them go through memory.
     """
+
+    EVERY: Final = 4
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -123,7 +126,9 @@ class Average:
     @torch.no_grad()
     def update(self, net: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step number ``step`` (from 1)."""
-        keep = min(self.decay, (1 + step) / (10 + step))
+        if step % self.EVERY:
+            return
+        keep = min(self.decay, (1 + step) / (10 + step)) ** self.EVERY
         for name, tensor in net.state_dict().items():
             mean = self.tensors[name]
             if mean.is_floating_point():

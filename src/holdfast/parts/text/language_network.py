@@ -107,7 +107,8 @@ class LanguageNetwork(nn.Module):
         dice = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         always = min(self.negatives, int((counts > 0).sum())) // 2
         drawn = NegativeSampler(counts, 0.75, always).draw(self.negatives, dice)
-        return sampled_softmax_loss(h, weight, bias, targets, *drawn) * len(targets)
+        # Sparse: added to the gradient of what was read, which is dense, without a matrix of zeros of its own.
+        return sampled_softmax_loss(h, weight, bias, targets, *drawn, sparse=True) * len(targets)
 
     def log_probabilities(self, h: Tensor) -> Tensor:
         """[..., width] -> [..., tokens]."""
