@@ -238,8 +238,10 @@ static void backward_chunk(const Backward &b, const Duty &d, const Chunk &chunk)
     if (b.dshown) norm_gradients(b, chunk, d.first_gate / BLOCK_SUMS, d.last_gate / BLOCK_SUMS);
     if (b.g->dx && !p->w_input) ready_gradient(b, chunk, first_row, last_row);
     if (b.g->dx) input_gradient(b, own, chunk, first_row, last_row);
-    for (Index panel = 0; want_weights && panel < b.dweights.count; ++panel)
-        weight_gradient(b, own, chunk, d.first_gate, d.last_gate, panel);
+    const Index at_once = by_amx(b.factors) ? Index{GATES_AT_ONCE} : d.last_gate - d.first_gate;
+    for (Index gate = d.first_gate; want_weights && gate < d.last_gate; gate += at_once)
+        for (Index panel = 0; panel < b.dweights.count; ++panel)
+            weight_gradient(b, own, chunk, gate, least_index(gate + at_once, d.last_gate), panel);
     if (b.g->dbias) bias_gradient(b, chunk, d.first_gate, d.last_gate);
     if (b.dpeephole && b.g->dpeephole) peephole_gradient(b, chunk, d.first_gate / BLOCK_SUMS, d.last_gate / BLOCK_SUMS);
     if (projects(b.p) && b.g->dprojection)

@@ -6,7 +6,13 @@
 #include "pack.h"
 #include "threads.h"
 
-enum : Index { CHUNK_ROWS = 512, NORMS = 2 * GATES + 2 };
+enum : Index {
+    CHUNK_ROWS = 512,
+    // Of a weight gradient on AMX: their part of the left factor stays in the second-level cache while the panels of the
+    // right one pass by; all gates' comes from the third once for every panel, which takes half as long again.
+    GATES_AT_ONCE = 256,
+    NORMS = 2 * GATES + 2
+};
 
 struct BackwardWorker {
     float *tile; // [rows of a tile][PANEL*VL]
