@@ -55,7 +55,7 @@ class Task(NamedTuple):
 MULTI30K = ("train.tsv.xz", "val.tsv.xz", "test_2016_flickr.tsv.xz")
 # Embeddings and encoder as wide as LIUM-CVC's (128, and 256 for each direction).
 CAPTIONS = Translator(bleu_tokens="none", width=128, hidden=512, dropout=0.3, beam=8, length_penalty=2.4)
-CAPTIONS_RECIPE = dataclasses.replace(Translator.recipe, steps=8000, learning_rate=2.5e-3, validate_every=400)
+CAPTIONS_RECIPE = dataclasses.replace(Translator.recipe, steps=14000, learning_rate=2.5e-3, validate_every=400)
 EVERYDAY = Translator(vocabulary=12000, dropout=0.25, copy=True)
 TASKS = {
     # arXiv:1707.04481 (LIUM-CVC, text only, mean of runs); github.com/LividWo/Revisit-MMT (Transformer-tiny).
