@@ -31,10 +31,10 @@ from holdfast.engine import native
 from holdfast.parts.text.corpus import Text
 from holdfast.parts.text.surprise import Cache, compare_caches
 from holdfast.parts.text.tokens import encoded
-from holdfast.training import checkpoint
 from holdfast.training.application import Recipe
 from holdfast.training.model import Model
 from holdfast.training.run import Run
+from resumable import train
 
 AnyModel = Model[Any, Any, Any, Any, Any, Any]
 RESULTS = Path(__file__).parent / "results" / "apps_language.json"
@@ -102,7 +102,6 @@ CACHES = [
     for flatness in (0.1, 0.2, 0.3)
 ]
 LOOKED_AT = 60_000  # tokens of validation by which a cache is chosen
-SAVED_EVERY = 100  # steps
 
 
 def parts(folder: Path, task: str, choose: bool) -> tuple[list[Text], list[Text], list[Text]]:
@@ -123,19 +122,6 @@ def parts(folder: Path, task: str, choose: bool) -> tuple[list[Text], list[Text]
 def unpacked(path: Path) -> str:
     with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
         return file.read()
-
-
-def train(run: Run, saved: Path) -> None:
-    """Until the end, from where it stood; it is kept every now and then."""
-    if saved.is_file():
-        checkpoint.resume(run, saved)
-        print(f"goes on at step {run.step}", flush=True)
-    for report in run:
-        if report.step % SAVED_EVERY == 0:
-            checkpoint.save(run, saved)
-        if report.step % SAVED_EVERY == 0 or report.valid is not None:
-            valid = "" if report.valid is None else f", validation {report.valid:.4f}"
-            print(f"step {report.step}: loss {report.loss:.4f}{valid}, {report.seconds:.0f} s", flush=True)
 
 
 def cached(model: AnyModel, valid: list[Text]) -> AnyModel:
