@@ -81,7 +81,8 @@ def cross_entropy(
 
     targets int64 [tokens] within the vocabulary; token_weights [tokens] count in the gradients alone. With beside
     [tokens], the logits of targets that are not among these words, targets name the word that a token does without, or
-    -1; smoothing must then be 0, and what beside itself does to the loss is not in the gradients. The factors of products are rounded as torch.get_float32_matmul_precision() says, and to bfloat16 where h is that.
+    -1; smoothing must then be 0, and what beside itself does to the loss is not in the gradients. The factors of
+    products are rounded as torch.get_float32_matmul_precision() says, and to bfloat16 where h is that.
 
     Beside the results a call holds 23 MiB of logits at most, or 16 tokens' where those are more, and three times 128
     rows of h or of its gradient; where products take bfloat16 256 rows of it, twice rounded and once not. On AMX they

@@ -121,7 +121,7 @@ def against_others(h: Tensor, others: Tensor, offset: Tensor, chosen: Tensor, hi
 
 
 class AgainstOthers(torch.autograd.Function):
-    """`against_others` by the kernels, which hold the logits of a chunk of tokens, and make the gradients on the way."""
+    """`against_others` by the kernels, which hold a chunk's logits and make the gradients on the way."""
 
     @staticmethod
     def forward(ctx: Any, *given: Tensor) -> Tensor:
