@@ -2,7 +2,8 @@
 
     python benchmarks/engine_medium.py [--threads 1 2] [--quick]
 
-"high" is timed where it is not float32, on AMX; its errors are measured by the emulation elsewhere.
+"high" is timed where it is not float32, on AMX; its errors are measured by the emulation elsewhere. AMX has records of
+its own, results/engine_medium_amx.json and engine_high_amx.json.
 
 Ours takes and gives float32 and rounds only what meets in products. torch's bfloat16 module rounds its parameters, its
 input, its output and its gradients too, which is less work and less exact: the table of errors says how much. torch in
@@ -142,6 +143,11 @@ def accuracy() -> dict[str, dict[str, float]]:
     return found
 
 
+def record_of(precision: str) -> str:
+    """The name of the record: AMX has its own."""
+    return f"engine_{precision}{'_amx' if native.isa() == 'amx' else ''}"
+
+
 def add_to_record(name: str, more: dict[str, object]) -> None:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **more}, indent=1) + "\n")
@@ -158,13 +164,13 @@ def measure(precision: str, given: Options) -> None:
             rows += rows_of(precision, shape, threads, given.seconds / 2)
             if precision == "medium":
                 rows += half_rows_of(shape, threads, given.seconds / 2)
-    report(f"engine_{precision}", "torch.nn.LSTM in the precision named", given, rows)
+    report(record_of(precision), "torch.nn.LSTM in the precision named", given, rows)
     for r in rows:
         peak = roofs[str(r.threads)]
         share = PRODUCTS[precision] * r.gflops / peak
         print(f"{r.case:45} {r.threads} threads: {share:5.1%} of {peak:.0f} GFLOP/s, bf16 in registers")
     if given.write:
-        add_to_record(f"engine_{precision}", {"roof_bf16_gflops": roofs})
+        add_to_record(record_of(precision), {"roof_bf16_gflops": roofs})
 
 
 def main() -> None:
@@ -176,7 +182,7 @@ def main() -> None:
     for case, each in found.items():
         print(case, ", ".join(f"{name} {error:.1e}" for name, error in each.items()))
     if given.write:
-        add_to_record("engine_medium", {"errors": found})
+        add_to_record(record_of("medium"), {"errors": found})
 
 
 if __name__ == "__main__":

@@ -63,8 +63,7 @@ def engine_table(name: str) -> str:
         f"{roof['torch_mm_1024']:.0f} by `torch.mm`"
         for roof in found["roof_gflops"]
     )
-    measured = found["machine"]["commit"]
-    return f"{markdown(rows)}\n\nThe roof, measured in the same run: {roofs}. Measured at commit {measured}."
+    return f"{markdown(rows)}\n\nThe roof, measured in the same run: {roofs}. {measured_on(found)}"
 
 
 def others_table() -> str:
@@ -201,14 +200,45 @@ def medium_table() -> str:
     for row in found["rows"]:
         ours, theirs = (f"{row[who]['median_ms']:.2f} ({row[who]['iqr_ms']:.2f})" for who in ("ours", "rival"))
         rows.append([row["case"], str(row["threads"]), ours, theirs, f"{row['ratio']:.2f}"])
+    return (
+        f"{markdown(rows)}\n\nGeometric means on one and on two threads: {precision_means(found)}. {measured_on(found)}"
+    )
+
+
+def precision_means(found: dict[str, Any]) -> str:
+    """By kind of work and rival."""
     means: list[str] = []
     for work in ("training", "inference"):
         for rival in ("torch bfloat16", "torch float32", "bfloat16 module", "autocast"):
             named = [r for r in found["rows"] if r["case"].startswith(work) and r["case"].endswith(rival)]
             each = (ratio_cell([r["ratio"] for r in named if r["threads"] == n]) for n in (1, 2))
-            if named:  # the last two are not in records before November 2026
+            if named:
                 means.append(f"{work} against {rival}: {' and '.join(each)}")
-    note = f"Geometric means on one and on two threads: {'; '.join(means)}. {measured_on(found)}"
+    return "; ".join(means)
+
+
+def amx_table() -> str:
+    """Training in medium and high on AMX, shape by shape; means of everything else."""
+    medium, high = result("engine_medium_amx"), result("engine_high_amx")
+    found = [{(row["case"], row["threads"]): row for row in one["rows"]} for one in (medium, high)]
+    rows = [
+        ["training", "threads", "medium, ms (iqr)", "over bfloat16", "over float32", "high, ms (iqr)", "over float32"]
+    ]
+    for case, threads in found[0]:
+        if not chosen(case, "training", ", torch float32"):
+            continue
+        halves = found[0][case.replace("float32", "bfloat16"), threads]
+        cells: list[str] = []
+        for row in (found[0][case, threads], found[1][case, threads]):
+            cells += [f"{row['ours']['median_ms']:.2f} ({row['ours']['iqr_ms']:.2f})", f"{row['ratio']:.2f}"]
+        cells.insert(1, f"{halves['ratio']:.2f}")
+        rows.append([case.removeprefix("training ").removesuffix(", torch float32"), str(threads), *cells])
+    roofs = " and ".join(f"{peak:.0f}" for peak in medium["roof_bf16_gflops"].values())
+    note = (
+        f"Ratios are torch's median time over ours. Geometric means on one and on two threads: medium, "
+        f"{precision_means(medium)}; high, {precision_means(high)}. The roof of bf16 products in registers: {roofs} "
+        f"GFLOP/s. {measured_on(medium)}"
+    )
     return f"{markdown(rows)}\n\n{note}"
 
 

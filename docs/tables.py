@@ -11,6 +11,7 @@ from collections.abc import Callable
 from app_tables import activity_tables, apps_summary, forecast_tables, language_tables, recommend_table
 from chat_tables import chat_tables
 from engine_tables import (
+    amx_table,
     engine_summary,
     engine_table,
     instructions_table,
@@ -47,6 +48,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine variants": variants_table,
     "engine medium": medium_table,
     "engine medium errors": medium_errors,
+    "engine amx": amx_table,
+    "sampled softmax": lambda: engine_table("engine_sampled_softmax"),
     "engine recompute": recompute_table,
     "engine others": others_table,
     "engine instructions": instructions_table,
