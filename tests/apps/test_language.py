@@ -275,3 +275,16 @@ def test_more_negatives_than_tokens_are_all_of_them(negatives: int) -> None:
     with torch.no_grad():
         sampled, full = float(net.train().loss(h, targets)), float(net.eval().loss(h, targets))
     assert math.isfinite(sampled) and (sampled == pytest.approx(full, rel=1e-6)) == (negatives > 50)
+
+
+def test_sampled_words_leave_one_dense_gradient_of_the_embedding() -> None:
+    """What was read and what was sampled are added up; the optimiser must not take it for a sparse table."""
+    torch.manual_seed(0)
+    counts = torch.arange(40, 0, -1)
+    net = LanguageNetwork(counts, 8, 8, 1, Dropout(), negatives=12)
+    tokens = torch.randint(0, 40, (7, 3))
+    h, _ = net(tokens[:-1])
+    net.loss(h, tokens[1:]).backward()
+    gradient = net.embedding.weight.grad
+    assert gradient is not None and not gradient.is_sparse
+    assert (gradient[tokens.unique()].abs().sum(1) > 0).all()

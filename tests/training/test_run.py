@@ -175,3 +175,25 @@ def test_schedules() -> None:
 def test_train_is_the_loop_and_nothing_more() -> None:
     model = train(Speller(), EXAMPLES[1:], EXAMPLES[:1], None)
     assert same(model.net, exhausted(new_run()).finish().net)
+
+
+def test_the_average_follows_the_weights_from_the_first_step_on() -> None:
+    """So that two steps of training are not lost; later, at every fourth step, as close as at every one."""
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    average, exact = optim.Average(net, 0.98), 0.0
+    for step in range(1, 601):
+        net.weight.data.fill_(float(step))
+        average.update(net, step)
+        keep = min(0.98, (1 + step) / (10 + step))
+        exact = keep * exact + (1 - keep) * step
+        if step <= optim.Average.FIRST:
+            assert average.tensors["weight"].item() == pytest.approx(exact, rel=1e-4)
+    assert average.tensors["weight"].item() == pytest.approx(exact, abs=2)  # of a lag of 49 steps
+
+
+def test_two_steps_change_the_model() -> None:
+    run = new_run(steps=2, average=0.998)
+    before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
+    after = exhausted(run).finish().net.state_dict()
+    assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())

@@ -113,11 +113,12 @@ def clip(net: nn.Module, largest: float) -> float:
 class Average:
     """An exponential moving average of the weights: often better than the last ones, and never noisy.
 
-    The decay warms up, so that the random weights of the start do not linger. Weights are taken in at every fourth
-    step, as much as four steps' worth: each time all of them go through memory.
+    The decay warms up, so that the random weights of the start do not linger. After the first steps weights are taken
+    in at every fourth one, as much as four steps' worth: each time all of them go through memory.
     """
 
     EVERY: Final = 4
+    FIRST: Final = 100  # steps after each of which weights are taken in: so short a training has an average, too
 
     def __init__(self, net: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -126,9 +127,10 @@ class Average:
     @torch.no_grad()
     def update(self, net: nn.Module, step: int) -> None:
         """Take in the weights after optimiser step number ``step`` (from 1)."""
-        if step % self.EVERY:
+        every = 1 if step <= self.FIRST else self.EVERY
+        if step % every:
             return
-        keep = min(self.decay, (1 + step) / (10 + step)) ** self.EVERY
+        keep = min(self.decay, (1 + step) / (10 + step)) ** every
         for name, tensor in net.state_dict().items():
             mean = self.tensors[name]
             if mean.is_floating_point():
