@@ -133,10 +133,8 @@ class LanguageModel(Application[Text, Language, np.ndarray, Steps, Passage, str]
     def batches(
         self, codec: Language, encoded: np.ndarray, size: int, rng: np.random.Generator | None
     ) -> Iterator[Steps]:
-        skipped = 0 if rng is None else int(rng.integers(min(self.back, max(1, len(encoded) // 2))))
-        encoded = encoded[skipped:]  # the pieces begin elsewhere in every epoch
         rows = max(1, min(size, (len(encoded) - 1) // self.back))
-        for inputs, targets in continuing(encoded, rows, self.back):
+        for inputs, targets in continuing(encoded, rows, self.back, rng):
             yield Steps(*(torch.from_numpy(part.T.astype(np.int64)) for part in (inputs, targets)))
 
     def loss(self, net: nn.Module, batch: Steps, state: Any = None) -> Loss:

@@ -32,15 +32,24 @@ def bucketed(
         yield [items[i] for i in batches[number]]
 
 
-def continuing(tokens: np.ndarray, rows: int, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def continuing(
+    tokens: np.ndarray, rows: int, steps: int, rng: np.random.Generator | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """One long stream cut into ``rows`` parallel ones, given ``steps`` at a time: (inputs, targets) [rows, steps].
 
     Row r of one batch goes on in row r of the next, so a state carried from batch to batch sees an unbroken stream
     (truncated backpropagation through time, Williams & Peng 1990). The last batch is shorter; at most ``rows`` tokens
     at the end are left out.
+
+    With dice every row begins anywhere in its part of the stream and ends there, so that in each epoch other passages
+    meet in a batch (Press, "Partially Shuffling the Training Data to Improve Language Models", 2019); and up to
+    ``steps`` tokens at the very beginning are left out, so that the rows' parts have other borders.
     """
+    if rng is not None:
+        tokens = tokens[int(rng.integers(min(steps, max(1, len(tokens) // 2)))) :]
     width = (len(tokens) - 1) // rows
-    inputs = tokens[: rows * width].reshape(rows, width)
-    targets = tokens[1 : rows * width + 1].reshape(rows, width)
+    firsts = np.arange(rows)[:, None] * width  # [rows, 1]
+    turns = np.zeros_like(firsts) if rng is None else rng.integers(max(1, width), size=(rows, 1))
     for begin in range(0, width, steps):
-        yield inputs[:, begin : begin + steps], targets[:, begin : begin + steps]
+        places = firsts + (turns + np.arange(begin, min(begin + steps, width))) % width
+        yield tokens[places], tokens[places + 1]

@@ -13,6 +13,7 @@ from holdfast.parts.text.message_network import (
     Sizes,
     gather,
     mean_entropy,
+    mixed_entropy,
     together,
 )
 from holdfast.parts.text.message_vocabulary import IGNORED, MessageFacts, learn_messages
@@ -107,13 +108,53 @@ def test_in_training_every_voice_learns_by_itself_and_labels_are_smoothed() -> N
     net, batch = made(facts, Rates(smoothing=0.2)), batch_of(facts, USERS)
     answers = net(batch)
     net.train()
-    each = [float(mean_entropy(voice.unsqueeze(0), batch.intents, 0.2)) for voice in answers.intents]
+    each = [float(mean_entropy(voice.unsqueeze(0), batch.intents, net.rates)) for voice in answers.intents]
     assert float(net.loss(answers, batch).intent) == pytest.approx(sum(each) / 4, rel=1e-5)
     net.eval()
     half = (answers.intents[0] + answers.intents[1:].mean(dim=0)) / 2
     plain = torch.nn.functional.cross_entropy(half, batch.intents, ignore_index=IGNORED, reduction="sum")
     assert float(net.loss(answers, batch).intent) == pytest.approx(float(plain), rel=1e-5)
     assert abs(sum(each) / 4 - float(plain)) > 0.01
+
+
+def test_mixed_messages_are_to_say_both_intents_by_their_shares() -> None:
+    logits, targets = torch.randn(3, 4, 5, dtype=torch.float64), torch.tensor([2, 0, 2, 4])
+    torch.manual_seed(7)
+    partners, beta = torch.randperm(4), torch.distributions.Beta(0.4, 0.4)
+    shares = beta.sample((4,)).tolist()
+    wanted = 0.0
+    for voice in logits:
+        for row, (share, partner) in enumerate(zip(shares, partners.tolist(), strict=True)):
+            chances = (share * voice[row] + (1 - share) * voice[partner]).log_softmax(-1)
+            wanted -= float(share * chances[targets[row]] + (1 - share) * chances[targets[partner]]) / 3
+    torch.manual_seed(7)
+    assert float(mixed_entropy(logits, targets, Rates(mixup=0.4))) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_messages_without_an_intent_are_mixed_into_no_other() -> None:
+    logits, targets = torch.randn(3, 6, 5), torch.tensor([2, IGNORED, 0, 2, IGNORED, 4])
+    kept = targets != IGNORED
+    rates = Rates(smoothing=0.1, mixup=0.4)
+    torch.manual_seed(7)
+    alone = mixed_entropy(logits[:, kept], targets[kept], rates)
+    logits.requires_grad_()
+    torch.manual_seed(7)
+    among = mixed_entropy(logits, targets, rates)
+    assert float(alone) == pytest.approx(float(among.detach()), rel=1e-6)
+    (gradient,) = torch.autograd.grad(among, logits)
+    assert (gradient[:, ~kept] == 0).all() and (gradient[:, kept] != 0).all()
+    nothing = mixed_entropy(logits, torch.full((6,), IGNORED), rates)
+    assert float(nothing.detach()) == 0 and (torch.autograd.grad(nothing, logits)[0] == 0).all()
+
+
+def test_messages_are_mixed_in_training_only() -> None:
+    facts = learn_messages(MESSAGES)
+    net, batch = made(facts, Rates(mixup=1.0)), batch_of(facts, USERS)
+    plain, answers = made(facts), net(batch)
+    assert torch.equal(net.loss(answers, batch).intent, plain.loss(answers, batch).intent)
+    net.train(), plain.train()
+    assert (net.loss(answers, batch).intent - plain.loss(answers, batch).intent).abs() > 1e-3
+    assert torch.equal(net.loss(answers, batch).slot, plain.loss(answers, batch).slot)
 
 
 @pytest.mark.parametrize("kind", ["intents", "slots", "both"])

@@ -80,6 +80,7 @@ class Rates(NamedTuple):
     grams: float = 0.0  # share of the n-grams left out
     recurrent: float = 0.0  # share of the elements of R left out
     smoothing: float = 0.0  # share of an intent's probability that is spread over all
+    mixup: float = 0.0  # messages are mixed in pairs, by shares of Beta(mixup, mixup); 0 for none
 
 
 class Answers(NamedTuple):
@@ -163,18 +164,27 @@ class MessageNetwork(nn.Module):
         """In training the voices' mean loss, labels smoothed; in evaluation the loss of what they say together.
 
         Each voice learns by itself: the sum of their logits, learned as one, soon explains what it has seen, and then
-        no voice learns any more.
+        no voice learns any more. Readers learn from mixed messages if wanted; n-grams would only learn less by that.
         """
         if not self.training:
             intents, tags = together(answers)
             answers = Answers(intents.unsqueeze(0), tags.unsqueeze(0))
-        smoothing = self.rates.smoothing if self.training else 0.0
         return MessageLoss(
-            mean_entropy(answers.intents, batch.intents, smoothing),
+            self.intent_loss(answers.intents, batch.intents),
             int((batch.intents != IGNORED).sum()),
-            mean_entropy(answers.tags, batch.tags, 0.0),
+            mean_entropy(answers.tags, batch.tags, Rates()),
             int((batch.tags != IGNORED).sum()),
         )
+
+    def intent_loss(self, logits: Tensor, intents: Tensor) -> Tensor:
+        """Of all voices, [voices, batch, classes]."""
+        if not self.training:
+            return mean_entropy(logits, intents, Rates())
+        if not self.rates.mixup:
+            return mean_entropy(logits, intents, self.rates)
+        wide, readers = logits[:1], logits[1:]
+        total = mean_entropy(wide, intents, self.rates) + len(readers) * mixed_entropy(readers, intents, self.rates)
+        return total / len(logits)
 
 
 def together(answers: Answers) -> tuple[Tensor, Tensor]:
@@ -185,10 +195,34 @@ def together(answers: Answers) -> tuple[Tensor, Tensor]:
     return (answers.intents[0] + answers.intents[1:].mean(dim=0)) / 2, answers.tags.mean(dim=0)
 
 
-def mean_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def mean_entropy(logits: Tensor, targets: Tensor, rates: Rates) -> Tensor:
     """Cross-entropy summed over targets [...] that are not IGNORED, mean over voices; logits [voices, ..., classes]."""
+    return entropies(logits, targets, rates).sum() / len(logits)
+
+
+def mixed_entropy(logits: Tensor, targets: Tensor, rates: Rates) -> Tensor:
+    """`mean_entropy` of messages mixed in pairs: a row is to say both intents, each by its share.
+
+    Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, of what was read, as Guo, Mao & Zhang,
+    "Augmenting Data with Mixup for Sentence Classification", 2019: every voice ends in a linear layer, so that logits
+    mixed are the logits of features mixed. logits [voices, batch, classes], targets [batch].
+    """
+    labelled = (targets != IGNORED).nonzero()[:, 0]
+    logits, targets = logits[:, labelled], targets[labelled]
+    partners = torch.randperm(len(targets))
+    shares = torch.distributions.Beta(rates.mixup, rates.mixup).sample((len(targets),))
+    mixed = logits * shares.unsqueeze(1) + logits[:, partners] * (1 - shares).unsqueeze(1)
+    own, other = entropies(mixed, targets, rates), entropies(mixed, targets[partners], rates)
+    return (shares * own + (1 - shares) * other).sum() / len(logits)
+
+
+def entropies(logits: Tensor, targets: Tensor, rates: Rates) -> Tensor:
+    """Cross-entropies [voices, ...], 0 where a target [...] is IGNORED; logits [voices, ..., classes]."""
     repeated = targets.expand(logits.shape[:-1])
-    total = functional.cross_entropy(
-        logits.flatten(0, -2), repeated.flatten(), ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum"
-    )
-    return total / len(logits)
+    return functional.cross_entropy(
+        logits.flatten(0, -2),
+        repeated.flatten(),
+        ignore_index=IGNORED,
+        label_smoothing=rates.smoothing,
+        reduction="none",
+    ).view_as(repeated)
