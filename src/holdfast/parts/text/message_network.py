@@ -172,19 +172,20 @@ class MessageNetwork(nn.Module):
         return MessageLoss(
             self.intent_loss(answers.intents, batch.intents),
             int((batch.intents != IGNORED).sum()),
-            mean_entropy(answers.tags, batch.tags, Rates()),
+            mean_entropy(answers.tags, batch.tags),
             int((batch.tags != IGNORED).sum()),
         )
 
     def intent_loss(self, logits: Tensor, intents: Tensor) -> Tensor:
         """Of all voices, [voices, batch, classes]."""
         if not self.training:
-            return mean_entropy(logits, intents, Rates())
-        if not self.rates.mixup:
-            return mean_entropy(logits, intents, self.rates)
+            return mean_entropy(logits, intents)
+        smoothing, mixup = self.rates.smoothing, self.rates.mixup
+        if not mixup:
+            return mean_entropy(logits, intents, smoothing)
         wide, readers = logits[:1], logits[1:]
-        total = mean_entropy(wide, intents, self.rates) + len(readers) * mixed_entropy(readers, intents, self.rates)
-        return total / len(logits)
+        read = mixed_entropy(readers, intents, smoothing, mixup)
+        return (mean_entropy(wide, intents, smoothing) + len(readers) * read) / len(logits)
 
 
 def together(answers: Answers) -> tuple[Tensor, Tensor]:
@@ -195,13 +196,13 @@ def together(answers: Answers) -> tuple[Tensor, Tensor]:
     return (answers.intents[0] + answers.intents[1:].mean(dim=0)) / 2, answers.tags.mean(dim=0)
 
 
-def mean_entropy(logits: Tensor, targets: Tensor, rates: Rates) -> Tensor:
+def mean_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy summed over targets [...] that are not IGNORED, mean over voices; logits [voices, ..., classes]."""
-    return entropies(logits, targets, rates).sum() / len(logits)
+    return entropies(logits, targets, smoothing).sum() / len(logits)
 
 
-def mixed_entropy(logits: Tensor, targets: Tensor, rates: Rates) -> Tensor:
-    """`mean_entropy` of messages mixed in pairs: a row is to say both intents, each by its share.
+def mixed_entropy(logits: Tensor, targets: Tensor, smoothing: float, mixup: float) -> Tensor:
+    """`mean_entropy` of messages mixed in pairs: a row is to say both intents, by shares of Beta(mixup, mixup).
 
     Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, of what was read, as Guo, Mao & Zhang,
     "Augmenting Data with Mixup for Sentence Classification", 2019: every voice ends in a linear layer, so that logits
@@ -210,19 +211,19 @@ def mixed_entropy(logits: Tensor, targets: Tensor, rates: Rates) -> Tensor:
     labelled = (targets != IGNORED).nonzero()[:, 0]
     logits, targets = logits[:, labelled], targets[labelled]
     partners = torch.randperm(len(targets))
-    shares = torch.distributions.Beta(rates.mixup, rates.mixup).sample((len(targets),))
+    shares = torch.distributions.Beta(mixup, mixup).sample((len(targets),))
     mixed = logits * shares.unsqueeze(1) + logits[:, partners] * (1 - shares).unsqueeze(1)
-    own, other = entropies(mixed, targets, rates), entropies(mixed, targets[partners], rates)
+    own, other = (entropies(mixed, wanted, smoothing) for wanted in (targets, targets[partners]))
     return (shares * own + (1 - shares) * other).sum() / len(logits)
 
 
-def entropies(logits: Tensor, targets: Tensor, rates: Rates) -> Tensor:
+def entropies(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """Cross-entropies [voices, ...], 0 where a target [...] is IGNORED; logits [voices, ..., classes]."""
     repeated = targets.expand(logits.shape[:-1])
     return functional.cross_entropy(
         logits.flatten(0, -2),
         repeated.flatten(),
         ignore_index=IGNORED,
-        label_smoothing=rates.smoothing,
+        label_smoothing=smoothing,
         reduction="none",
     ).view_as(repeated)
