@@ -287,7 +287,8 @@ def main() -> None:
         elif given.choose:
             print(json.dumps(chosen(name, run, data), indent=1), flush=True)
         elif run.finished:
-            found = {**scored(name, task, run, data, given.data), "seed": given.seed}
+            command = f"benchmarks/apps_chat.py DATA --task {name}" + (f" --steps {given.steps}" if given.steps else "")
+            found = {**scored(name, task, run, data, given.data), "seed": given.seed, "command": command}
             print(json.dumps(found, indent=1), flush=True)
             results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}  # another task may have ended since
             results.setdefault("test", {})[name] = found
