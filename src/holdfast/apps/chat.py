@@ -75,7 +75,7 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
     message_dropout: float = setting(0.4, "share of features left out while learning intents", low=0.0, high=0.95)
     message_words: float = setting(0.1, "share of words and n-grams left out, too", low=0.0, high=0.95)
     smoothing: float = setting(0.1, "share of an intent's probability spread over all", low=0.0, high=0.9)
-    mixup: float = setting(0.0, "intents are learned from messages mixed in pairs, 0 for none", low=0.0)
+    mixup: float = setting(0.0, "intents are learned from messages mixed in pairs, 0 for none", low=0.0, high=10.0)
     vocabulary: int = setting(6000, "subwords at most", low=256)
     width: int = setting(128, "width of the embeddings that write", low=1)
     hidden: int = setting(256, "memory cells that write, and of the conversation", low=2)
