@@ -30,6 +30,8 @@ def test_the_temperature_is_found_again() -> None:
     too_sure = classification.tempered(honest, 1 / 2.0)
     assert classification.best_temperature(truth, too_sure) == pytest.approx(2.0, rel=0.06)  # two steps of the search
     np.testing.assert_allclose(classification.tempered(too_sure, 2.0), honest, atol=1e-6)
+    unsure = classification.tempered(honest, 4.0)
+    assert classification.best_temperature(truth, unsure) == pytest.approx(1 / 4, rel=0.06)
 
 
 def test_the_linear_classifier_beats_the_majority_where_something_is_linear() -> None:

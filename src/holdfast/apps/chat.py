@@ -17,7 +17,7 @@ from ..parts.text.answers import Answered, answer_rows, draw_answers
 from ..parts.text.arriving_turns import arriving_turns
 from ..parts.text.beam import Search
 from ..parts.text.chat_network import ChatNetwork
-from ..parts.text.chat_scores import judge_chat, threshold_of
+from ..parts.text.chat_scores import judge_chat, temperature_of, threshold_of
 from ..parts.text.chatting import ChatStreaming, Chatting, Said
 from ..parts.text.conversation import Conversation, asked, told
 from ..parts.text.exchanges import Limits, is_answered
@@ -211,13 +211,17 @@ class Chatbot(Application[Conversation, Talk, list[Piece], Steps, Answered, Said
         return Loss(*net.loss(batch))
 
     def calibrate(self, net: nn.Module, codec: Talk, examples: Sequence[Conversation]) -> Talk:
-        """What is accepted as one of the intents, by the validation messages."""
+        """What is accepted as one of the intents, and how sure that is, by the validation messages."""
         assert isinstance(net, ChatNetwork)
         if codec.messages is None or net.messages is None:
             return codec
         said = [message for one in examples for message in asked(one.turns, codec.messages.context)]
-        threshold = threshold_of(net.messages, codec.messages, said, self.accepted)
-        return dataclasses.replace(codec, messages=dataclasses.replace(codec.messages, threshold=threshold))
+        found = dataclasses.replace(
+            codec.messages,
+            threshold=threshold_of(net.messages, codec.messages, said, self.accepted),
+            temperature=temperature_of(net.messages, codec.messages, said),
+        )
+        return dataclasses.replace(codec, messages=found)
 
     # --- answering ----------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,17 @@ def test_an_answer_by_hand() -> None:
     assert outside.intent is None and outside.alternatives[0][0] == "table"
 
 
+def test_a_temperature_changes_how_sure_an_answer_is_and_nothing_else() -> None:
+    facts, logits = learn_messages(MESSAGES), np.log([0.3, 0.5, 0.2]).astype(np.float32)
+    for threshold in (np.log(0.5 / 0.2) - 0.01, np.log(0.5 / 0.2) + 0.01):
+        plain = dataclasses.replace(facts, threshold=float(threshold))
+        one, sharp = (understood(known, logits, ()) for known in (plain, dataclasses.replace(plain, temperature=0.5)))
+        assert sharp.intent == one.intent and [name for name, _ in sharp.alternatives] == ["table", "card"]
+        squares = 0.3**2 + 0.5**2 + 0.2**2
+        assert [chance for _, chance in sharp.alternatives] == pytest.approx([0.5**2 / squares, 0.3**2 / squares])
+        assert sharp.confidence == sharp.alternatives[0][1]
+
+
 def test_without_intents_only_slots_are_found() -> None:
     facts = learn_messages([Asked(dataclasses.replace(turn, intent=None)) for turn in TURNS])
     assert understood(facts, np.zeros(1), [Slot("who", "I")]) == Understood(None, 0.0, (), (Slot("who", "I"),))

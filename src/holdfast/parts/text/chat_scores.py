@@ -4,8 +4,10 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 
+from ..classification import best_temperature
 from ..errors import DataError
 from .chat_network import ChatNetwork
 from .conversation import Asked, Conversation, Turn, asked
@@ -84,6 +86,16 @@ def threshold_of(net: MessageNetwork, facts: MessageFacts, messages: Sequence[As
     scores = fit_scores(logits, len(facts.intents))
     inside = [one.turn.intent != facts.outside for one in told]
     return choose_threshold(scores[inside], scores[[not one for one in inside]], accepted)
+
+
+def temperature_of(net: MessageNetwork, facts: MessageFacts, messages: Sequence[Asked]) -> float:
+    """What makes the intents' probabilities honest, by messages that were not learned from."""
+    told = [one for one in messages if one.turn.intent in facts.class_numbers]
+    if not told or not facts.intents:
+        return facts.temperature
+    logits = torch.from_numpy(read(net, facts, told)[0]).double()
+    truth = np.array([facts.class_numbers[one.turn.intent or ""] for one in told])
+    return best_temperature(truth, logits.softmax(-1).numpy())
 
 
 def judge_writing(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..classification import accuracy, macro_f1
+from ..classification import accuracy, confidence_error, macro_f1
 from .conversation import Slot
 from .understanding import Understood
 
@@ -45,9 +45,15 @@ def intent_scores(
 
 
 def understood_scores(truth: Sequence[str], found: Sequence[Understood], outside: str | None) -> dict[str, float]:
-    """intent_scores of what was understood."""
+    """intent_scores of what was understood, and how far its confidence is from how often it is right.
+
+    calibration_error   classification.confidence_error of the likeliest intent; out of scope it is never right
+    """
     likeliest = [one.alternatives[0][0] if one.alternatives else "" for one in found]
-    return intent_scores(truth, likeliest, [one.intent for one in found], outside)
+    scores = intent_scores(truth, likeliest, [one.intent for one in found], outside)
+    right = np.array([name == wanted != outside for name, wanted in zip(likeliest, truth, strict=True)])
+    confidence = np.array([one.confidence for one in found])
+    return scores | {"calibration_error": confidence_error(confidence, right)}
 
 
 def slot_scores(truth: Sequence[Sequence[Slot]], found: Sequence[Sequence[Slot]]) -> dict[str, float]:

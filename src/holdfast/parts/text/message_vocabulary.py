@@ -78,6 +78,7 @@ class MessageFacts:
     slots: tuple[str, ...]
     threshold: float  # a message whose out_of_scope.fit_scores is below is out of scope
     baseline: NaiveBayes
+    temperature: float = 1.0  # divides the logits of intents: makes the confidence honest, found on validation messages
 
     @property
     def classes(self) -> int:

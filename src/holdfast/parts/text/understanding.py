@@ -55,7 +55,7 @@ def understood(facts: MessageFacts, logits: np.ndarray, slots: Sequence[Slot]) -
     if not facts.intents:
         return Understood(None, 0.0, (), tuple(slots))
     known = len(facts.intents)
-    powers = np.exp(logits - logits.max())
+    powers = np.exp((logits - logits.max()) / facts.temperature)
     chances = powers[:known] / powers.sum()
     order = np.argsort(-chances, kind="stable")[:ALTERNATIVES]
     alternatives = tuple((facts.intents[place], float(chances[place])) for place in order.tolist())
