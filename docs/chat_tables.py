@@ -14,6 +14,7 @@ SHARES = {
     "kept": "in scope, accepted",
     "accepted_accuracy": "in scope, accepted and right",
     "rejected": "out of scope, rejected",
+    "calibration_error": "calibration error",
 }
 WRITING = {
     "BLEU": ("BLEU", "{:.1f}"),
