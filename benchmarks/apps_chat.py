@@ -257,7 +257,21 @@ def chosen(name: str, run: Run, data: Data) -> dict[str, Any]:
             found[way] = model.using(**changed).evaluate(data.valid)["holdfast"]
             print(f"  {way}: {json.dumps(found[way])}", flush=True)
         return found
-    return model.evaluate(data.valid) | {"TF-IDF + SVM": vector_machine(data.train, data.valid)}
+    found = {"calibration error": calibration(model, data.valid)}
+    return model.evaluate(data.valid) | {"TF-IDF + SVM": vector_machine(data.train, data.valid)} | found
+
+
+def calibration(model: AnyModel, valid: Talks) -> dict[str, float]:
+    """Each half of validation judged with the temperature that the other half gives, and without; means of both."""
+    halves = [[one for n, one in enumerate(valid) if n % 2 == side] for side in (0, 1)]
+    errors: dict[str, list[float]] = {"with a temperature": [], "without": []}
+    for known, judged in (halves, halves[::-1]):
+        codec = model.application.calibrate(model.net, model.codec, known)
+        plain = dataclasses.replace(codec, messages=dataclasses.replace(codec.messages, temperature=1.0))
+        for found, used in zip(errors.values(), (codec, plain), strict=True):
+            scores = Model(model.application, used, model.net, model.card).evaluate(judged)
+            found.append(scores["holdfast"]["calibration_error"])
+    return {way: float(np.mean(found)) for way, found in errors.items()}
 
 
 def main() -> None:
