@@ -127,6 +127,14 @@ def test_facts_are_kept_in_a_model_file() -> None:
     assert settings.from_json(MessageFacts, settings.to_json(never, arrays), arrays).threshold == -math.inf
 
 
+def test_a_file_from_before_confidence_was_made_honest_still_loads() -> None:
+    arrays: dict[str, np.ndarray] = {}
+    known = settings.to_json(dataclasses.replace(learn_messages(MESSAGES), temperature=0.5), arrays)
+    assert settings.from_json(MessageFacts, known, arrays).temperature == 0.5
+    del known["temperature"]
+    assert settings.from_json(MessageFacts, known, arrays).temperature == 1.0
+
+
 def test_nothing_to_learn_from_is_an_error() -> None:
     for turns in ([], [Turn("user", "hello")], [Turn("user", "hello", "oos")], [Turn("bot", "hello", "card")]):
         with pytest.raises(DataError, match="no message of a user"):
