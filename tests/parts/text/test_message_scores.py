@@ -9,10 +9,11 @@ from holdfast.parts.text.understanding import Understood
 TRUTH = ["a", "a", "b", "b", "c", "oos", "oos", "oos"]
 LIKELIEST = ["a", "b", "b", "b", "a", "a", "b", "b"]
 TAKEN = ["a", "b", None, "b", None, None, "b", None]
+SURE = [0.5] * 8
 
 
 def test_intents_by_hand() -> None:
-    found = intent_scores(TRUTH, LIKELIEST, TAKEN, "oos")
+    found = intent_scores(TRUTH, LIKELIEST, TAKEN, SURE, "oos")
     f1 = [2 * 1 / (2 + 2), 2 * 2 / (2 + 3), 0]
     assert found == pytest.approx(
         {
@@ -22,22 +23,23 @@ def test_intents_by_hand() -> None:
             "accepted_accuracy": 2 / 5,
             "rejected": 2 / 3,
             "rejected_rightly": 2 / 4,
+            "calibration_error": 0.5 - 3 / 8,  # sure 0.5, and right three times of eight
         }
     )
 
 
 def test_scores_that_nothing_is_known_of_are_not_given() -> None:
-    assert set(intent_scores(["a"], ["a"], ["a"], "oos")) == {"accuracy", "macro_f1", "kept", "accepted_accuracy"}
-    assert intent_scores(["oos"], ["a"], ["a"], "oos") == {"rejected": 0.0, "rejected_rightly": 0.0}
-    assert intent_scores(["oos"], ["oos"], ["oos"], None)["accuracy"] == 1
-    assert intent_scores([], [], [], "oos") == {}
+    always = {"calibration_error": 0.25}
+    found = intent_scores(["a"], ["a"], ["a"], [0.75], "oos")
+    assert found == {"accuracy": 1, "macro_f1": 1, "kept": 1, "accepted_accuracy": 1} | always
+    assert intent_scores(["oos"], ["a"], ["a"], [0.25], "oos") == {"rejected": 0, "rejected_rightly": 0} | always
+    assert intent_scores(["oos"], ["oos"], ["oos"], [1.0], None)["accuracy"] == 1
+    assert intent_scores([], [], [], [], "oos") == {}
 
 
 def test_what_was_understood_is_judged_by_its_likeliest_intent() -> None:
     found = [Understood(taken, 0.5, ((likeliest, 0.5),), ()) for likeliest, taken in zip(LIKELIEST, TAKEN, strict=True)]
-    scores = understood_scores(TRUTH, found, "oos")
-    assert scores.pop("calibration_error") == pytest.approx(0.5 - 3 / 8)  # sure 0.5, and right three times of eight
-    assert scores == intent_scores(TRUTH, LIKELIEST, TAKEN, "oos")
+    assert understood_scores(TRUTH, found, "oos") == intent_scores(TRUTH, LIKELIEST, TAKEN, SURE, "oos")
     assert understood_scores(["a"], [Understood(None, 0.0, (), ())], None)["accuracy"] == 0
 
 

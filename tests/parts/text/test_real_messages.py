@@ -57,7 +57,7 @@ def test_intents_of_a_bank_are_learned_better_than_by_counting_words(shared_data
     ours = understood_scores(truth, understand(net, facts, [Asked(turn) for turn in asked]), None)
     chances = facts.baseline.probabilities([[word.text for word in words_of(turn.text)] for turn in asked])
     counted = [facts.intents[place] for place in chances.argmax(axis=1)]
-    baseline = intent_scores(truth, counted, counted, None)
+    baseline = intent_scores(truth, counted, counted, chances.max(axis=1).tolist(), None)
     assert baseline["accuracy"] > 0.6  # a baseline worth beating: by chance it would be a twentieth
     assert ours["accuracy"] > baseline["accuracy"]
 

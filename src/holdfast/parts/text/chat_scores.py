@@ -70,11 +70,11 @@ def judge_messages(net: MessageNetwork, facts: MessageFacts, messages: Sequence[
 def baseline_scores(facts: MessageFacts, truth: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
     """Naive Bayes' own choice, which may be the intent for what is out of scope."""
     chances = facts.baseline.probabilities([[word.text for word in words_of(text)] for text in texts])
-    likeliest = chances[:, : len(facts.intents)].argmax(axis=1).tolist()
+    known = chances[:, : len(facts.intents)]
     inside = chances.argmax(axis=1) < len(facts.intents)
-    names = [facts.intents[place] for place in likeliest]
+    names = [facts.intents[place] for place in known.argmax(axis=1).tolist()]
     taken = [name if kept else None for name, kept in zip(names, inside.tolist(), strict=True)]
-    return intent_scores(truth, names, taken, facts.outside)
+    return intent_scores(truth, names, taken, known.max(axis=1).tolist(), facts.outside)
 
 
 def threshold_of(net: MessageNetwork, facts: MessageFacts, messages: Sequence[Asked], accepted: float) -> float:

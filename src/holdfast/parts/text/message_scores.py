@@ -11,7 +11,11 @@ from .understanding import Understood
 
 
 def intent_scores(
-    truth: Sequence[str], likeliest: Sequence[str], taken: Sequence[str | None], outside: str | None
+    truth: Sequence[str],
+    likeliest: Sequence[str],
+    taken: Sequence[str | None],
+    confidence: Sequence[float],
+    outside: str | None,
 ) -> dict[str, float]:
     """Shares between 0 and 1.
 
@@ -20,12 +24,14 @@ def intent_scores(
     accepted_accuracy    share of the messages in scope that are right and not rejected
     rejected             share of the messages out of scope that are rejected: their recall; where there are any
     rejected_rightly     share of what is rejected that is out of scope: their precision; where there are any
+    calibration_error    classification.confidence_error of the likeliest intent; out of scope it is never right
     (Larson et al., "An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction", EMNLP 2019.)
 
     Args:
         truth: every message's intent.
         likeliest: what it would be, were it in scope.
         taken: the same, or None where the message is rejected.
+        confidence: the probability of the likeliest intent.
         outside: the intent that messages out of scope carry.
     """
     inside = np.array([intent != outside for intent in truth], dtype=bool)
@@ -41,19 +47,15 @@ def intent_scores(
     if not inside.all():
         scores["rejected"] = float(rejected[~inside].mean())
         scores["rejected_rightly"] = float((rejected & ~inside).sum() / max(1, rejected.sum()))
+    if len(truth):
+        scores["calibration_error"] = confidence_error(np.array(confidence), (wanted == best) & inside)
     return scores
 
 
 def understood_scores(truth: Sequence[str], found: Sequence[Understood], outside: str | None) -> dict[str, float]:
-    """intent_scores of what was understood, and how far its confidence is from how often it is right.
-
-    calibration_error   classification.confidence_error of the likeliest intent; out of scope it is never right
-    """
+    """intent_scores of what was understood."""
     likeliest = [one.alternatives[0][0] if one.alternatives else "" for one in found]
-    scores = intent_scores(truth, likeliest, [one.intent for one in found], outside)
-    right = np.array([name == wanted != outside for name, wanted in zip(likeliest, truth, strict=True)])
-    confidence = np.array([one.confidence for one in found])
-    return scores | {"calibration_error": confidence_error(confidence, right)}
+    return intent_scores(truth, likeliest, [one.intent for one in found], [one.confidence for one in found], outside)
 
 
 def slot_scores(truth: Sequence[Sequence[Slot]], found: Sequence[Sequence[Slot]]) -> dict[str, float]:
